@@ -1,0 +1,58 @@
+"""Real picture codecs behind one protocol, and rate control for them. No torch in here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codec_wrappers.base import (
+    Availability,
+    Chroma,
+    Codec,
+    CodingInfo,
+    Decoded,
+    Image,
+    Metadata,
+    QpRange,
+    bits_per_pixel,
+)
+from codec_wrappers.registry import CodecRegistry
+
+REGISTRY = CodecRegistry()
+
+
+def get_codec(name: str, **options: Any) -> Codec:
+    """An instance of the codec ``name``; see :meth:`CodecRegistry.create`."""
+    return REGISTRY.create(name, **options)
+
+
+def codec_names() -> tuple[str, ...]:
+    """All registered names."""
+    return REGISTRY.names()
+
+
+def identify(bitstream: bytes) -> str:
+    """Name of the codec that reads ``bitstream``, by magic; see :meth:`CodecRegistry.identify`."""
+    return REGISTRY.identify(bitstream[:64])
+
+
+def availability() -> dict[str, tuple[Availability, ...]]:
+    """What works on this machine, codec by codec, with versions or reasons."""
+    return REGISTRY.availability()
+
+
+__all__ = [
+    "REGISTRY",
+    "Availability",
+    "Chroma",
+    "Codec",
+    "CodingInfo",
+    "Decoded",
+    "Image",
+    "Metadata",
+    "QpRange",
+    "availability",
+    "bits_per_pixel",
+    "codec_names",
+    "get_codec",
+    "identify",
+]

@@ -1,0 +1,198 @@
+"""The restoration network: residual blocks with channel and spatial attention, conditioned on (codec, qp).
+
+After Xue and Su, "Attention Based Image Compression Post-Processing Convolutional Neural Network",
+CVPR Workshops 2019. Three things differ, each by configuration: the trunk may run on a
+pixel-unshuffled grid, channel attention pools over fixed cells instead of the whole picture, so that
+a tile gives the same pixels as the whole picture, and every block is scaled by the condition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that everybody knows
+from torch import Tensor, nn
+
+Attention = Literal["none", "channel", "spatial", "both"]
+
+SPATIAL_KERNEL = 7
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of a :class:`RestorationNetwork`.
+
+    Attributes:
+        channels: Feature channels, C.
+        blocks: Residual blocks.
+        unshuffle: Factor r of the pixel-unshuffle before the trunk; the trunk runs on H/r x W/r.
+        attention: Which attentions each block has.
+        reduction: Factor by which channel attention narrows its hidden layer.
+        cell: Side of the square over which channel attention pools, in trunk pixels.
+        condition: Length of the condition vector.
+        condition_hidden: Width of the condition's hidden layer.
+    """
+
+    channels: int = 64
+    blocks: int = 30
+    unshuffle: int = 1
+    attention: Attention = "both"
+    reduction: int = 16
+    cell: int = 8
+    condition: int = 10
+    condition_hidden: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "blocks", "unshuffle", "reduction", "cell", "condition", "condition_hidden"):
+            if not isinstance(value := getattr(self, name), int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if self.attention not in get_args(Attention):
+            raise ValueError(f"attention must be one of {get_args(Attention)}, got {self.attention!r}")
+
+
+class ChannelAttention(nn.Module):
+    """Scales each channel by a gate computed from the channel means of the surrounding cell.
+
+    Squeeze and excitation (Hu et al., CVPR 2018, arXiv:1709.01507, sec. 3), except that the mean is
+    taken over aligned ``cell`` x ``cell`` squares (local pooling, Chu et al., arXiv:2112.04491) and
+    not over the picture: the gate of a pixel depends on its cell only, whatever is cut off around.
+    H and W must be multiples of ``cell``. Keeps shape.
+    """
+
+    def __init__(self, channels: int, reduction: int, cell: int) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 4)
+        self.cell = cell
+        self.squeeze = nn.Conv2d(channels, hidden, kernel_size=1)
+        self.excite = nn.Conv2d(hidden, channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = F.avg_pool2d(x, self.cell)  # (N, C, H / cell, W / cell)
+        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(pooled))))
+        return x * F.interpolate(gate, scale_factor=float(self.cell), mode="nearest")
+
+
+class SpatialAttention(nn.Module):
+    """Scales each pixel by a gate from the mean and the maximum over channels around it.
+
+    Woo et al., ECCV 2018, arXiv:1807.06521, sec. 3. Keeps shape.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(2, 1, kernel_size=SPATIAL_KERNEL, padding=SPATIAL_KERNEL // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        summary = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
+        return x * torch.sigmoid(self.gate(summary))
+
+
+class AttentionBlock(nn.Module):
+    """Residual block: conv, ReLU, conv, channel attention, spatial attention, scaled by the condition.
+
+    Keeps the shape ``(N, C, H, W)``; ``scale`` is ``(N, C, 1, 1)``. The second convolution starts at
+    zero, so a fresh block is the identity.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        self.conv1 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        _zero(self.conv2)
+        self.channel = (
+            ChannelAttention(channels, config.reduction, config.cell)
+            if config.attention in ("channel", "both")
+            else nn.Identity()
+        )
+        self.spatial = SpatialAttention() if config.attention in ("spatial", "both") else nn.Identity()
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        y = self.conv2(torch.relu(self.conv1(x)))
+        return x + self.spatial(self.channel(y)) * scale
+
+
+class RestorationNetwork(nn.Module):
+    """Restores decoded pictures.
+
+    ``forward(x, condition)`` takes ``x`` of shape ``(N, 3, H, W)``, RGB in [0, 1], H and W multiples
+    of :attr:`multiple`, and ``condition`` of shape ``(N, K)`` as
+    :func:`enhancer.condition.condition_vector` makes it; it returns the restored pictures, same
+    shape, not clamped. A fresh network is the identity (zero-initialised tail).
+
+    The condition becomes one positive factor per block and channel (FC, ReLU, FC, exp: the modulation
+    of Yang et al., "Variable Rate Deep Image Compression With Modulated Autoencoder", IEEE Signal
+    Processing Letters 2020, sec. II-B).
+
+    Attributes:
+        config: Sizes.
+        multiple: H, W and the origin of every tile must be multiples of this many pixels.
+        halo: Pixels around a tile, a multiple of ``multiple``, from which on its inside does not depend.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.multiple = config.unshuffle * (config.cell if config.attention in ("channel", "both") else 1)
+        self.halo = _halo(config, self.multiple)
+        planes, channels = 3 * config.unshuffle**2, config.channels
+        self.head = nn.Conv2d(planes, channels, kernel_size=3, padding=1)
+        self.blocks = nn.ModuleList(AttentionBlock(config) for _ in range(config.blocks))
+        self.fuse = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.tail = nn.Conv2d(channels, planes, kernel_size=3, padding=1)
+        self.modulation = nn.Sequential(
+            nn.Linear(config.condition, config.condition_hidden),
+            nn.ReLU(),
+            nn.Linear(config.condition_hidden, config.blocks * channels),
+        )
+        _zero(self.tail, self.modulation[2])
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        config = self.config
+        scales = torch.exp(self.modulation(condition)).view(-1, config.blocks, config.channels, 1, 1)
+        shallow = self.head(F.pixel_unshuffle(x, config.unshuffle))  # (N, C, H / r, W / r)
+        deep = shallow
+        for index, block in enumerate(self.blocks):
+            deep = block(deep, scales[:, index])
+        residual = self.tail(shallow + self.fuse(deep))
+        return x + F.pixel_shuffle(residual, config.unshuffle)
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of trained values."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def kmac_per_pixel(config: NetworkConfig) -> float:
+    """Multiply-accumulates per pixel of the picture, in thousands; layers without weights count nothing."""
+    trunk = 9 * config.channels**2 * (2 * config.blocks + 1)
+    ends = 2 * 9 * 3 * config.unshuffle**2 * config.channels
+    per_block = 0.0
+    if config.attention in ("channel", "both"):
+        hidden = max(config.channels // config.reduction, 4)
+        per_block += 2 * config.channels * hidden / config.cell**2
+    if config.attention in ("spatial", "both"):
+        per_block += 2 * SPATIAL_KERNEL**2
+    return (trunk + ends + config.blocks * per_block) / config.unshuffle**2 / 1000
+
+
+def _halo(config: NetworkConfig, multiple: int) -> int:
+    """How far, in pixels, a wrong value outside of a window spoils the window's inside."""
+    depth = 1  # head, in trunk pixels
+    for _ in range(config.blocks):
+        depth += 2
+        if config.attention in ("channel", "both"):
+            depth = ceil(depth / config.cell) * config.cell  # a spoilt pixel spoils its whole cell
+        if config.attention in ("spatial", "both"):
+            depth += SPATIAL_KERNEL // 2
+    depth += 2  # fuse and tail
+    return ceil(depth * config.unshuffle / multiple) * multiple
+
+
+def _zero(*layers: nn.Module) -> None:
+    for layer in layers:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)

@@ -16,8 +16,10 @@ from codec_wrappers.base import (
     bits_per_pixel,
 )
 from codec_wrappers.registry import CodecRegistry
+from codec_wrappers.vvc import VvcCodec
 
 REGISTRY = CodecRegistry()
+REGISTRY.add(VvcCodec)
 
 
 def get_codec(name: str, **options: Any) -> Codec:

@@ -1,0 +1,1 @@
+"""Training of the restoration networks; run from a checkout as ``python -m train``."""

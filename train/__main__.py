@@ -1,0 +1,107 @@
+"""``python -m train prepare|run|export``: see ``python -m train COMMAND --help``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from enhancer.cli.common import run_command
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of all subcommands."""
+    top = argparse.ArgumentParser(prog="python -m train", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _add_prepare(commands)
+    _add_run(commands)
+    _add_export(commands)
+    return top
+
+
+def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("prepare", help="code and decode originals into a pair store")
+    command.add_argument(
+        "sources", type=Path, nargs="+", help="folders of originals (DIV2K and DPED layouts are known)"
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, help="store (a folder) to make or to go on with")
+    command.add_argument(
+        "-c",
+        "--codec",
+        action="append",
+        required=True,
+        metavar="NAME[,OPTION=VALUE…]@QPS[xCOUNT]",
+        help="e.g. bpg,chroma=444@20-47x4: four qps a picture, spread over 20 to 47; may be repeated",
+    )
+    command.add_argument("--crop", type=int, default=512, help="largest stored side in pixels (%(default)s)")
+    command.add_argument("--crops", type=int, default=1, help="random crops of each larger original (%(default)s)")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    command.set_defaults(run=_prepare)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from train.prepare import CodecPlan, PrepareSettings, prepare
+
+    plans = tuple(CodecPlan.parse(text) for text in args.codec)
+    prepare(args.sources, args.output, PrepareSettings(plans, args.crop, args.crops, args.seed), workers=args.workers)
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("run", help="train a network, or go on with a run")
+    names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.toml")))
+    command.add_argument("preset", help=f"a TOML file, or one of {names}")
+    command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
+    command.add_argument("-o", "--output", type=Path, required=True, help="folder of the run")
+    command.add_argument("--set", action="append", metavar="KEY=VALUE", help="override, e.g. optimizer.lr=5e-4")
+    command.add_argument("--steps", type=int, help="scale all phases so that they make this many steps together")
+    command.add_argument("--minutes", type=float, help="stop cleanly after this time; run again to go on")
+    command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    command.add_argument("--threads", type=int, help="CPU threads")
+    command.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    import torch
+
+    from train.config import load_config, with_steps
+    from train.loop import run
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    path = Path(args.preset)
+    config = load_config(path if path.suffix == ".toml" else PRESETS / f"{args.preset}.toml", args.set)
+    if args.steps:
+        config = with_steps(config, args.steps)
+    result = run(config, args.data, args.output, device=args.device, minutes=args.minutes)
+    if result is not None:
+        print(f"{args.output}: validation gain {result.gain:+.3f} dB over {result.pairs} pairs")
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("export", help="write a run's weights as a checkpoint for users")
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
+    command.add_argument("-o", "--output", type=Path, required=True, help="checkpoint (.safetensors) to write")
+    command.add_argument("--which", choices=["best", "last"], default="best")
+    command.add_argument("--note", default="", help="data, machine and whatever else should be known")
+    command.set_defaults(run=_export)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from train.export import export
+
+    sha256 = export(args.run_folder, args.which, args.output, args.note)
+    print(f'{args.output}: sha256 = "{sha256}"')
+
+
+def main() -> int:
+    """Runs the command line and returns the exit status."""
+    args = parser().parse_args()
+    return run_command(lambda: args.run(args), prog="train")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

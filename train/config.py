@@ -1,0 +1,215 @@
+"""Training settings: frozen dataclasses, read from TOML; unknown keys are refused."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from enhancer.condition import CODECS
+from enhancer.network import NetworkConfig
+
+T = TypeVar("T")
+
+LossName = Literal["mae", "mse", "mae+ms_ssim"]
+Augmentation = Literal["none", "rotate", "dihedral"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training with its own crops and loss.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch: Crops a step, over all processes.
+        crop: Side of a crop in pixels.
+        loss: Loss function.
+    """
+
+    steps: int
+    batch: int = 16
+    crop: int = 96
+    loss: LossName = "mae"
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is drawn.
+
+    Attributes:
+        weights: Share of each codec in the batches; codecs that are not named are not used.
+        sources: Share of each data set (folder name); empty means all pairs alike.
+        augmentation: Rotations only, rotations and flips, or none.
+        blind: Share of crops whose codec and qp are hidden from the network.
+        no_qp: Share of crops whose qp alone is hidden.
+        qp_jitter: Standard deviation of noise on the qp given to the network.
+        validation_pairs: Pairs used for validation (spread over the validation part).
+    """
+
+    weights: dict[str, float] = field(default_factory=lambda: {"bpg": 1.0})
+    sources: dict[str, float] = field(default_factory=dict)
+    augmentation: Augmentation = "dihedral"
+    blind: float = 0.15
+    no_qp: float = 0.05
+    qp_jitter: float = 0.5
+    validation_pairs: int = 48
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Adam(W) and its schedule.
+
+    Attributes:
+        lr: Highest learning rate.
+        betas: Decay rates of the moments.
+        weight_decay: Decoupled weight decay.
+        warmup: Steps of linear rise to ``lr``.
+        decay: Share of all steps, at the end, in which the rate falls to zero along a cosine; before
+            that it is constant, so that a run can be prolonged by resuming with more steps.
+        clip: Largest gradient norm; 0 switches clipping off.
+        ema: Decay rate of the averaged weights; 0 switches averaging off.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    warmup: int = 100
+    decay: float = 0.3
+    clip: float = 0.5
+    ema: float = 0.999
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the result of a run, apart from the pairs.
+
+    Attributes:
+        network: Sizes of the network.
+        phases: Parts of the training, in order.
+        data: What is drawn.
+        optimizer: Optimiser and schedule.
+        seed: Of the weights and the drawing.
+        amp: Compute the network in bfloat16 (autocast).
+        validate_every: Steps between validations.
+        save_every: Steps between checkpoints.
+        teacher: Checkpoint to distil from, or empty.
+        teacher_weight: Share of the teacher's picture in the target.
+        start: Checkpoint whose weights to start from (of the same sizes), or empty.
+        codecs: Codecs of the condition vector, in order.
+    """
+
+    network: NetworkConfig
+    phases: tuple[Phase, ...]
+    data: DataSettings = field(default_factory=DataSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    seed: int = 0
+    amp: bool = True
+    validate_every: int = 500
+    save_every: int = 500
+    teacher: str = ""
+    teacher_weight: float = 0.5
+    start: str = ""
+    codecs: tuple[str, ...] = CODECS
+
+    @property
+    def steps(self) -> int:
+        """Steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    def phase_at(self, step: int) -> Phase:
+        """The phase that ``step`` (from 0) belongs to; the last one for all later steps."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase
+            step -= phase.steps
+        return self.phases[-1]
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
+    """Reads a preset and applies ``key.key=value`` overrides (values in TOML syntax).
+
+    Raises:
+        ValueError: If the file is no TOML, a key is unknown, or a value is of the wrong type.
+        OSError: If the file cannot be read.
+    """
+    tree = tomllib.loads(path.read_text())
+    for override in overrides or []:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise ValueError(f"expected KEY=VALUE, got {override!r}")
+        node = tree
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = tomllib.loads(f"value = {value}")["value"]
+    config = build(TrainConfig, tree, "")
+    check(config)
+    return config
+
+
+def check(config: TrainConfig) -> None:
+    """Raises ``ValueError`` where settings contradict one another."""
+    network = config.network
+    if network.condition != len(config.codecs) + 3:
+        raise ValueError(f"network.condition must be {len(config.codecs) + 3} for {len(config.codecs)} codecs")
+    multiple = network.unshuffle * (network.cell if network.attention in ("channel", "both") else 1)
+    for phase in config.phases:
+        if phase.crop % multiple:
+            raise ValueError(f"phases: crop {phase.crop} is no multiple of {multiple}, which this network needs")
+    if unknown := set(config.data.weights) - set(config.codecs):
+        raise ValueError(f"data.weights names unknown codecs: {', '.join(sorted(unknown))}")
+
+
+def build(kind: type[T], tree: Any, where: str) -> T:
+    """Makes a value of the (data)class ``kind`` from parsed TOML or JSON; refuses what does not fit."""
+    if is_dataclass(kind):
+        if not isinstance(tree, dict):
+            raise ValueError(f"{where or 'the file'} must be a table")
+        known = {f.name: f for f in fields(kind)}
+        if unknown := set(tree) - set(known):
+            raise ValueError(f"unknown key {where}{sorted(unknown)[0]}; known: {', '.join(known)}")
+        missing = [
+            n for n, f in known.items() if n not in tree and f.default is MISSING and f.default_factory is MISSING
+        ]
+        if missing:
+            raise ValueError(f"missing key {where}{missing[0]}")
+        hints = get_type_hints(kind)
+        return kind(**{name: build(hints[name], value, f"{where}{name}.") for name, value in tree.items()})
+    return _plain(kind, tree, where.rstrip("."))
+
+
+def _plain(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{where} must be one of {arguments}, got {value!r}")
+        return value
+    if origin is tuple and isinstance(value, list):
+        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(inner) != len(value):
+            raise ValueError(f"{where} must have {len(inner)} values")
+        return tuple(build(k, v, f"{where}.") for k, v in zip(inner, value, strict=True))
+    if origin is dict and isinstance(value, dict):
+        return {key: _plain(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin in (Union, UnionType):
+        raise TypeError(f"{where}: unions are not supported in settings")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, origin or kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{where} must be {getattr(kind, '__name__', kind)}, got {value!r}")
+    return value
+
+
+def with_steps(config: TrainConfig, steps: int) -> TrainConfig:
+    """The same settings with all phases scaled so that they make ``steps`` together."""
+    factor = steps / config.steps
+    phases = tuple(replace(phase, steps=max(1, round(phase.steps * factor))) for phase in config.phases)
+    return replace(config, phases=phases)
+
+
+def to_json(config: Any) -> str:
+    """Settings as JSON that :func:`build` reads back."""
+    return json.dumps(config, default=lambda value: {f.name: getattr(value, f.name) for f in fields(value)})

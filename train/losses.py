@@ -1,0 +1,38 @@
+"""Training losses on pictures in [0, 1]."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from pytorch_msssim import ms_ssim
+from torch import Tensor
+
+from train.config import LossName
+
+MS_SSIM_LAMBDA = 1 / 20
+"""Xue and Su 2019, sec. 3, equation 3. The printed loss adds lambda * MS-SSIM, which minimising would
+drive the similarity down; 1 - MS-SSIM is what must be meant."""
+
+
+def reconstruction_loss(name: LossName, y: Tensor, target: Tensor) -> Tensor:
+    """Mean loss of restored pictures ``y`` against ``target``, both ``(N, 3, S, S)``."""
+    if name == "mse":
+        return F.mse_loss(y, target)
+    mae = F.l1_loss(y, target)
+    return mae if name == "mae" else mae + MS_SSIM_LAMBDA * (1 - crop_ms_ssim(y, target))
+
+
+def crop_ms_ssim(y: Tensor, target: Tensor) -> Tensor:
+    """Mean MS-SSIM over five scales, with the widest window (11 taps at most) that a crop allows.
+
+    Below 177 pixels 11 taps do not fit on the coarsest scale; the window is narrowed rather than
+    scales left out. ``data_range`` is 1.
+
+    Raises:
+        ValueError: If the crops are smaller than 33 pixels.
+    """
+    side = min(y.shape[-2:])
+    if side < 33:
+        raise ValueError(f"MS-SSIM needs crops of 33 pixels or more, got {side}")
+    window = min(11, (side - 1) // 16 // 2 * 2 + 1)
+    return torch.as_tensor(ms_ssim(y.clamp(0, 1), target, data_range=1.0, win_size=window))

@@ -1,0 +1,179 @@
+"""``python -m train prepare``: originals -> pairs of originals and decoded versions in a store."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from codec_wrappers import Codec, get_codec
+from enhancer.image_io import read_picture
+from train.store import PairWriter, Pixels
+
+SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm"}
+LAYOUTS = {
+    "DIV2K_train_HR": "DIV2K_train_HR",
+    "DPED": "*/training_data/canon",  # the DSLR pictures; the phones' are the degraded side
+}
+
+
+@dataclass(frozen=True)
+class CodecPlan:
+    """A codec with its encoder options, and the qps to draw for each picture.
+
+    Attributes:
+        codec: The codec.
+        qps: All qps to choose from.
+        count: How many to draw a picture: one from each of ``count`` equal parts of ``qps``.
+    """
+
+    codec: Codec
+    qps: tuple[int, ...]
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> CodecPlan:
+        """Reads ``NAME[,option=value…]@QPS[xCOUNT]``; QPS is ``LOW-HIGH`` or ``Q,Q,…``; all by default.
+
+        Raises:
+            ValueError: If the text is of another form, or the codec refuses an option.
+        """
+        match = re.fullmatch(r"([\w-]+)((?:,\w+=[\w.-]+)*)@(\d+-\d+|\d+(?:,\d+)*)(?:x(\d+))?", text)
+        if match is None:
+            raise ValueError(f"expected NAME[,option=value…]@LOW-HIGH[xCOUNT] or …@Q,Q,…, got {text!r}")
+        name, options, span, count = match.groups()
+        if "-" in span:
+            low, high = map(int, span.split("-"))
+            qps = tuple(range(low, high + 1))
+        else:
+            qps = tuple(map(int, span.split(",")))
+        codec = get_codec(name, **{key: _value(value) for key, value in _pairs(options)})
+        for qp in qps:
+            codec.qp_range.check(qp)
+        return cls(codec, qps, min(int(count or len(qps)), len(qps)))
+
+    def draw(self, rng: np.random.Generator) -> list[int]:
+        """``count`` different qps, spread over the whole range."""
+        return [int(rng.choice(part)) for part in np.array_split(np.array(self.qps), self.count)]
+
+
+def _pairs(options: str) -> Iterator[tuple[str, str]]:
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        yield key, value
+
+
+def _value(text: str) -> Any:
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
+
+
+def find_originals(folder: Path) -> list[Path]:
+    """Picture files of a data set, sorted; knows the folders of DIV2K and DPED, else searches them all.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    for pattern in LAYOUTS.values():
+        files = [
+            f for sub in sorted(folder.glob(pattern)) for f in sorted(sub.iterdir()) if f.suffix.lower() in SUFFIXES
+        ]
+        if files:
+            return files
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"no pictures in {folder} (looked for {', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What ``prepare`` makes.
+
+    Attributes:
+        plans: Codecs and qps.
+        crop: Largest side of a stored picture, in pixels; larger originals are cropped at random.
+        crops: Crops of each larger original.
+        seed: Of the choice of crops and qps.
+    """
+
+    plans: tuple[CodecPlan, ...]
+    crop: int = 512
+    crops: int = 1
+    seed: int = 0
+
+
+def prepare(sources: list[Path], store: Path, settings: PrepareSettings, *, workers: int) -> None:
+    """Fills ``store``; pairs that it holds already are not made again.
+
+    Raises:
+        ValueError: If a source holds no pictures.
+        CodecError: If a codec cannot encode.
+    """
+    files = [(source.name, path) for source in sources for path in find_originals(source)]
+    with PairWriter(store) as writer, ProcessPoolExecutor(workers) as pool:
+        crops = {}
+        for source, path in tqdm(files, desc="originals", unit="file"):
+            for image in random_crops(read_rgb(path), path.name, settings):
+                key = pixel_key(image)
+                writer.add_original(key, source, path.name, image)
+                crops[key] = image
+        jobs = list(_jobs(crops, settings, writer.done))
+        total = sum(crops[key].size for key, _, _ in jobs)
+        print(f"{len(jobs)} pairs to make, {total / 1e9:.2f} GB decoded, in {store}")
+        try:
+            futures = {pool.submit(encode_decode, crops[key], codec, qp): (key, codec, qp) for key, codec, qp in jobs}
+            for future in tqdm(as_completed(futures), total=len(futures), desc="pairs", unit="pair"):
+                key, codec, qp = futures.pop(future)
+                writer.add_pair(key, codec.name, repr(codec), qp, *future.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def read_rgb(path: Path) -> Pixels:
+    """An 8-bit RGB picture; gray is repeated, alpha dropped, 16 bits rounded."""
+    image = read_picture(path).image
+    if image.dtype == np.uint16:
+        image = np.round(image / 257.0).astype(np.uint8)
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image[..., :3]
+
+
+def random_crops(image: Pixels, name: str, settings: PrepareSettings) -> Iterator[Pixels]:
+    """The picture itself if it fits, else ``settings.crops`` random crops, the same ones each time."""
+    height, width = image.shape[:2]
+    rng = np.random.default_rng([settings.seed, *name.encode()])
+    crops = 1 if max(height, width) <= settings.crop else settings.crops
+    for _ in range(crops):
+        top = int(rng.integers(max(height - settings.crop, 0) + 1))
+        left = int(rng.integers(max(width - settings.crop, 0) + 1))
+        yield np.ascontiguousarray(image[top : top + settings.crop, left : left + settings.crop])
+
+
+def pixel_key(image: Pixels) -> str:
+    """SHA-256 of the size and the pixels."""
+    return hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
+
+
+def _jobs(
+    crops: dict[str, Pixels], settings: PrepareSettings, done: set[tuple[str, str, int]]
+) -> Iterator[tuple[str, Codec, int]]:
+    for plan in settings.plans:
+        for key in crops:
+            rng = np.random.default_rng([settings.seed, int(key[:8], 16)])
+            for qp in plan.draw(rng):
+                if (key, repr(plan.codec), qp) not in done:
+                    yield key, plan.codec, qp
+
+
+def encode_decode(image: Pixels, codec: Codec, qp: int) -> tuple[float | None, bytes, Pixels]:
+    """Codes a picture; returns the bitstream's own qp, the bitstream and the decoded 8-bit RGB picture."""
+    bitstream = codec.encode(image, qp)
+    decoded = codec.decode(bitstream)
+    return decoded.info.qp, bitstream, decoded.image

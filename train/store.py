@@ -1,0 +1,178 @@
+"""The pair store: originals and their decoded versions as flat uint8 pixels, with a JSON-lines index.
+
+A store is a folder:
+
+``pixels.u8``       RGB pixels of one picture after the other, row by row, 3 bytes a pixel;
+``bitstreams.bin``  the bitstreams of the decoded pictures, one after the other;
+``index.jsonl``     one :class:`Original` or :class:`Pair` a line, written after its data, so that a
+                    store whose writer was killed is whole up to its last line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Original:
+    """An original picture (or crop of one).
+
+    Attributes:
+        key: SHA-256 of its size and pixels.
+        source: Data set that it comes from.
+        name: File that it comes from.
+        height: Rows.
+        width: Columns.
+        offset: Of its first byte in ``pixels.u8``.
+    """
+
+    key: str
+    source: str
+    name: str
+    height: int
+    width: int
+    offset: int
+
+    @property
+    def is_validation(self) -> bool:
+        """One file in ten; decided by its name, so that crops of one picture never part."""
+        return sum(Path(self.name).stem.encode()) % 10 == 0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A decoded version of an original.
+
+    Attributes:
+        original: Key of the original.
+        codec: Registered name of the codec.
+        options: Representation of the codec with all its encoder options.
+        qp: Quality index given to the encoder.
+        coded_qp: Quality index as the bitstream says it, or None.
+        bytes: Length of the bitstream.
+        bitstream_offset: Of its first byte in ``bitstreams.bin``.
+        offset: Of the first decoded byte in ``pixels.u8``.
+    """
+
+    original: str
+    codec: str
+    options: str
+    qp: int
+    coded_qp: float | None
+    bytes: int
+    bitstream_offset: int
+    offset: int
+
+
+class PairStore:
+    """Reads a store; ``pixels`` is mapped, not loaded.
+
+    Raises:
+        ValueError: If ``folder`` holds no store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "index.jsonl").is_file():
+            raise ValueError(f"{folder} is no pair store (index.jsonl is missing); `python -m train prepare` makes one")
+        self.folder = folder
+        self.originals: dict[str, Original] = {}
+        self.pairs: list[Pair] = []
+        for line in (folder / "index.jsonl").read_text().splitlines():
+            if line.endswith("}"):  # a killed writer may leave half a line at the end
+                self._add(json.loads(line))
+        self.pixels: Pixels = np.memmap(
+            folder / "pixels.u8", np.uint8, "c"
+        )  # copy-on-write: torch wants writable memory; nothing is written
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        if "key" in entry:
+            self.originals[entry["key"]] = Original(**entry)
+        else:
+            self.pairs.append(Pair(**entry))
+
+    def original(self, pair: Pair) -> Original:
+        """The original of a pair."""
+        return self.originals[pair.original]
+
+    def image(self, picture: Original, offset: int) -> Pixels:
+        """Pixels ``(H, W, 3)`` at ``offset``, of the size of ``picture``."""
+        size = picture.height * picture.width * 3
+        return self.pixels[offset : offset + size].reshape(picture.height, picture.width, 3)
+
+    def split(self, *, validation: bool) -> list[Pair]:
+        """Pairs whose original is (not) in the validation part, in index order."""
+        return [pair for pair in self.pairs if self.original(pair).is_validation == validation]
+
+
+class PairWriter:
+    """Appends to a store, new or not; a context manager. Whatever an earlier writer left half is cut off."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("index.jsonl", "pixels.u8", "bitstreams.bin"):
+            (folder / name).touch()
+        self._cut_partial_line(folder / "index.jsonl")
+        store = PairStore(folder) if (folder / "pixels.u8").stat().st_size else None
+        self.originals = dict(store.originals) if store else {}
+        self.done = {(p.original, p.options, p.qp) for p in store.pairs} if store else set()
+        self._pixels = (folder / "pixels.u8").open("ab")
+        self._bitstreams = (folder / "bitstreams.bin").open("ab")
+        self._index = (folder / "index.jsonl").open("a")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in (self._pixels, self._bitstreams, self._index):
+            file.close()
+
+    @staticmethod
+    def _cut_partial_line(index: Path) -> None:
+        data = index.read_bytes()
+        index.write_bytes(data[: data.rfind(b"\n") + 1])
+
+    def add_original(self, key: str, source: str, name: str, image: Pixels) -> None:
+        """Stores an original once; later calls with the same key do nothing."""
+        if key not in self.originals:
+            height, width = image.shape[:2]
+            original = Original(key, source, name, height, width, self._append(image))
+            self.originals[key] = original
+            self._write(original)
+
+    def add_pair(
+        self, original: str, codec: str, options: str, qp: int, coded_qp: float | None, bitstream: bytes, image: Pixels
+    ) -> None:
+        """Stores a decoded version of the original with this key."""
+        bitstream_offset = self._bitstreams.seek(0, 2)
+        self._bitstreams.write(bitstream)
+        offset = self._append(image)
+        self._write(Pair(original, codec, options, qp, coded_qp, len(bitstream), bitstream_offset, offset))
+        self.done.add((original, options, qp))
+
+    def _append(self, image: Pixels) -> int:
+        offset = self._pixels.seek(0, 2)
+        self._pixels.write(np.ascontiguousarray(image).tobytes())
+        return offset
+
+    def _write(self, entry: Original | Pair) -> None:
+        self._pixels.flush()
+        self._bitstreams.flush()
+        self._index.write(json.dumps(asdict(entry)) + "\n")
+        self._index.flush()
+
+
+def megapixels(originals: Iterable[Original]) -> float:
+    """Total size in millions of pixels."""
+    return sum(o.height * o.width for o in originals) / 1e6

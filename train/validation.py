@@ -1,0 +1,74 @@
+"""Gain of a network on the validation part of a store."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from enhancer.condition import condition_vector
+from enhancer.network import RestorationNetwork
+from train.config import TrainConfig
+from train.store import Pair, PairStore, Pixels
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Mean RGB-PSNR gains in dB, measured on 8-bit pictures.
+
+    Attributes:
+        gain: Over all validation pairs.
+        by_codec: Per codec.
+        pairs: Number of pairs.
+    """
+
+    gain: float
+    by_codec: dict[str, float]
+    pairs: int
+
+
+def validation_pairs(store: PairStore, config: TrainConfig) -> list[Pair]:
+    """Up to ``validation_pairs`` pairs of the validation part, evenly spread over each used codec."""
+    used = [codec for codec, weight in config.data.weights.items() if weight > 0]
+    share = max(1, config.data.validation_pairs // len(used))
+    chosen = []
+    for codec in used:
+        pairs = [pair for pair in store.split(validation=True) if pair.codec == codec]
+        chosen += [pairs[i * len(pairs) // share] for i in range(min(share, len(pairs)))]
+    return chosen
+
+
+def validate(
+    network: RestorationNetwork, store: PairStore, config: TrainConfig, device: torch.device, *, crop: int = 256
+) -> Validation:
+    """Measures ``network`` on the central ``crop`` x ``crop`` pixels of the validation pairs."""
+    gains: dict[str, list[float]] = defaultdict(list)
+    for pair in validation_pairs(store, config):
+        picture = store.original(pair)
+        decoded, original = (
+            _centre(store.image(picture, offset), crop, network.multiple) for offset in (pair.offset, picture.offset)
+        )
+        restored = restore(network, decoded, condition_vector(config.codecs, pair.codec, pair.coded_qp), device)
+        before, after = (max(np.mean((original - x.astype(np.float64)) ** 2), 1e-3) for x in (decoded, restored))
+        gains[pair.codec].append(float(10 * np.log10(before / after)))
+    everything = [gain for codec_gains in gains.values() for gain in codec_gains]
+    by_codec = {codec: float(np.mean(values)) for codec, values in gains.items()}
+    return Validation(float(np.mean(everything)) if everything else float("nan"), by_codec, len(everything))
+
+
+@torch.inference_mode()
+def restore(network: RestorationNetwork, image: Pixels, condition: torch.Tensor, device: torch.device) -> Pixels:
+    """The restored 8-bit picture of one whose sides are multiples of ``network.multiple``."""
+    x = torch.from_numpy(image).to(device).permute(2, 0, 1).unsqueeze(0).float() / 255
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        y = network(x.contiguous(memory_format=torch.channels_last), condition.to(device).unsqueeze(0))
+    restored: Pixels = y[0].float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return restored
+
+
+def _centre(image: Pixels, crop: int, multiple: int) -> Pixels:
+    height, width = (min(crop, side) // multiple * multiple for side in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return np.ascontiguousarray(image[top : top + height, left : left + width])

@@ -185,7 +185,7 @@ class Availability:
 def bits_per_pixel(bitstream: bytes, image: Image) -> float:
     """Rate in bits per pixel of the full-resolution picture: ``8 * bytes / (H * W)``."""
     height, width = image.shape[:2]
-    return 8.0 * len(bitstream) / (height * width)
+    return 8.0 * len(bitstream) / float(height * width)
 
 
 def check_image(image: Image, *, channels: tuple[int, ...] = (1, 3), depths: tuple[int, ...] = (8,)) -> None:

@@ -141,8 +141,8 @@ def _parse(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _build(tensors: dict[str, Tensor], metadata: dict[str, str], sha256: str, path: Path) -> Checkpoint:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of this package")
-    if int(metadata.get("version", "0")) > VERSION:
-        raise CheckpointError(f"{path} has format version {metadata['version']}; this package reads up to {VERSION}")
+    if (version := metadata.get("version")) != str(VERSION):
+        raise CheckpointError(f"{path} has format version {version}; this release reads version {VERSION}")
     try:
         network = RestorationNetwork(NetworkConfig(**json.loads(metadata["config"])))
         codecs = tuple(json.loads(metadata["codecs"]))

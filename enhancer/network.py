@@ -111,8 +111,9 @@ class AttentionBlock(nn.Module):
         self.spatial = SpatialAttention() if config.attention in ("spatial", "both") else nn.Identity()
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
-        y = self.conv2(torch.relu(self.conv1(x)))
-        return x + self.spatial(self.channel(y)) * scale
+        y: Tensor = self.conv2(torch.relu(self.conv1(x)))
+        y = self.spatial(self.channel(y)) * scale
+        return x + y
 
 
 class RestorationNetwork(nn.Module):

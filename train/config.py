@@ -178,7 +178,8 @@ def build(kind: type[T], tree: Any, where: str) -> T:
             raise ValueError(f"missing key {where}{missing[0]}")
         hints = get_type_hints(kind)
         return kind(**{name: build(hints[name], value, f"{where}{name}.") for name, value in tree.items()})
-    return _plain(kind, tree, where.rstrip("."))
+    value: T = _plain(kind, tree, where.rstrip("."))
+    return value
 
 
 def _plain(kind: Any, value: Any, where: str) -> Any:

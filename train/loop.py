@@ -79,10 +79,10 @@ class Trainer:
         self.store = store
         self.step = 0
         device = processes.device
-        self.network = RestorationNetwork(config.network).to(device).to(memory_format=torch.channels_last)
+        self.network = _fresh(config, device)
         if config.start:
             self.network.load_state_dict(load_checkpoint(config.start).network.state_dict())
-        self.average = RestorationNetwork(config.network).to(device).to(memory_format=torch.channels_last)
+        self.average = _fresh(config, device)
         self.average.load_state_dict(self.network.state_dict())
         self.average.requires_grad_(False)
         self.teacher = load_checkpoint(config.teacher).network.to(device) if config.teacher else None
@@ -148,6 +148,12 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _fresh(config: TrainConfig, device: torch.device) -> RestorationNetwork:
+    network = RestorationNetwork(config.network).to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def schedule(config: TrainConfig, step: int) -> float:

@@ -39,7 +39,7 @@ class RunLog:
             with suppress(ImportError):
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._board = SummaryWriter(str(output))  # type: ignore[no-untyped-call]
+                self._board = SummaryWriter(str(output))
 
     def record(
         self,
@@ -65,7 +65,7 @@ class RunLog:
             file.write(json.dumps(line) + "\n")
         if self._board is not None:
             for name in ("loss", "lr", "gain", "crops_per_s"):
-                self._board.add_scalar(name, line[name], step)  # type: ignore[no-untyped-call]
+                self._board.add_scalar(name, line[name], step)
         print(json.dumps(line), file=sys.stderr)
         if result.gain > self.best:
             self.best = result.gain
@@ -76,7 +76,7 @@ class RunLog:
         if self._active:
             self._save("last", network, {})
             if self._board is not None:
-                self._board.close()  # type: ignore[no-untyped-call]
+                self._board.close()
 
     def _save(self, name: str, network: RestorationNetwork, metadata: dict[str, str]) -> None:
         save_checkpoint(self._output / f"{name}.safetensors", network, codecs=self._config.codecs, metadata=metadata)

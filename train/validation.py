@@ -51,8 +51,7 @@ def validate(
             _centre(store.image(picture, offset), crop, network.multiple) for offset in (pair.offset, picture.offset)
         )
         restored = restore(network, decoded, condition_vector(config.codecs, pair.codec, pair.coded_qp), device)
-        before, after = (max(np.mean((original - x.astype(np.float64)) ** 2), 1e-3) for x in (decoded, restored))
-        gains[pair.codec].append(float(10 * np.log10(before / after)))
+        gains[pair.codec].append(10 * float(np.log10(_mse(original, decoded) / _mse(original, restored))))
     everything = [gain for codec_gains in gains.values() for gain in codec_gains]
     by_codec = {codec: float(np.mean(values)) for codec, values in gains.items()}
     return Validation(float(np.mean(everything)) if everything else float("nan"), by_codec, len(everything))
@@ -66,6 +65,11 @@ def restore(network: RestorationNetwork, image: Pixels, condition: torch.Tensor,
         y = network(x.contiguous(memory_format=torch.channels_last), condition.to(device).unsqueeze(0))
     restored: Pixels = y[0].float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
     return restored
+
+
+def _mse(original: Pixels, image: Pixels) -> float:
+    """Mean squared error; at least that of one value in 3000 off by one, so that no ratio is infinite."""
+    return max(float(np.mean((original.astype(np.float64) - image) ** 2)), 1 / 3000)
 
 
 def _centre(image: Pixels, crop: int, multiple: int) -> Pixels:

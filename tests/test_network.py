@@ -1,0 +1,101 @@
+"""Facts about the restoration network: sizes, identity, conditioning, locality."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from enhancer.condition import CODECS, condition_size, condition_vector
+from enhancer.network import NetworkConfig, RestorationNetwork, kmac_per_pixel, parameter_count
+
+PAPER = NetworkConfig(channels=64, blocks=30, unshuffle=1, attention="both", reduction=16, cell=16)
+SMALL = NetworkConfig(channels=8, blocks=3, unshuffle=2, attention="both", reduction=2, cell=4)
+
+
+def randomised(config: NetworkConfig, seed: int = 0) -> RestorationNetwork:
+    """A network in which nothing is zero."""
+    network = RestorationNetwork(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    return network
+
+
+def condition(codec: str | None = None, qp: float | None = None) -> Tensor:
+    return condition_vector(CODECS, codec, qp).unsqueeze(0)
+
+
+def test_a_fresh_network_is_the_identity():
+    x = torch.rand(2, 3, 16, 24)
+
+    assert torch.equal(RestorationNetwork(SMALL)(x, condition("bpg", 37).repeat(2, 1)), x)
+
+
+def test_the_paper_s_network_has_the_size_worked_out_by_hand():
+    block = 2 * (64 * 64 * 9 + 64) + (64 * 4 + 4 + 4 * 64 + 64) + (2 * 49 + 1)
+    trunk = 30 * block + (64 * 64 * 9 + 64)
+    ends = (3 * 64 * 9 + 64) + (64 * 3 * 9 + 3)
+    modulation = (10 * 64 + 64) + (64 * 30 * 64 + 30 * 64)
+
+    assert parameter_count(RestorationNetwork(PAPER)) == trunk + ends + modulation
+
+
+@pytest.mark.parametrize("attention", ["none", "channel", "spatial", "both"])
+@pytest.mark.parametrize("unshuffle", [1, 2])
+def test_stated_cost_is_the_cost_of_the_convolutions_run(attention, unshuffle):
+    config = replace(SMALL, attention=attention, unshuffle=unshuffle)
+    network, macs = RestorationNetwork(config), 0
+
+    def count(layer: nn.Conv2d, _: object, output: Tensor) -> None:
+        nonlocal macs
+        macs += output.numel() * layer.weight[0].numel()
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(count)
+    network(torch.rand(1, 3, 32, 48), condition())
+
+    assert macs / (32 * 48) / 1000 == pytest.approx(kmac_per_pixel(config))
+
+
+def test_shipped_designs_keep_their_cost_limits():
+    assert kmac_per_pixel(NetworkConfig(channels=48, blocks=5, unshuffle=2, attention="channel", reduction=4)) < 60
+    assert kmac_per_pixel(NetworkConfig(channels=64, blocks=10, unshuffle=2, attention="channel", reduction=4)) < 200
+
+
+@pytest.mark.parametrize("other", [("bpg", 22), ("vvc", 37), ("bpg", None), (None, None)], ids=str)
+def test_the_condition_changes_the_output(other):
+    network, x = randomised(SMALL), torch.rand(1, 3, 16, 16)
+
+    assert (network(x, condition("bpg", 37)) - network(x, condition(*other))).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("attention", ["none", "channel", "spatial", "both"])
+def test_nothing_beyond_the_halo_matters_and_something_at_its_rim_does(attention):
+    network = randomised(replace(SMALL, attention=attention)).double()
+    side = 2 * network.halo + 2 * network.multiple
+    x = torch.rand(1, 3, 16, side, dtype=torch.float64)
+    changed = x.clone()
+    changed[..., : side // 2 - network.multiple] += 0.5
+    difference = (network(x, condition().double()) - network(changed, condition().double())).abs().amax((0, 1, 2))
+
+    reach = int(difference.nonzero().max()) + 1 - (side // 2 - network.multiple)
+    assert network.halo - 2 * network.multiple < reach <= network.halo
+
+
+def test_condition_vector_by_hand():
+    codecs = ("bpg", "jpeg")
+
+    assert condition_size(codecs) == 5
+    assert condition_vector(codecs, "bpg", 25.5).tolist() == [1, 0, 0, 0.5, 1]
+    assert condition_vector(codecs, "jpeg", 100).tolist() == [0, 1, 0, 0, 1]
+    assert condition_vector(codecs, "jpeg", None).tolist() == [0, 1, 0, 0, 0]
+    assert condition_vector(codecs, "vvc", 37).tolist() == [0, 0, 1, 0, 0]
+    assert condition_vector(codecs, None, 37).tolist() == [0, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("key", "value"), [("channels", 0), ("blocks", -1), ("cell", 1.5), ("attention", "all")])
+def test_impossible_sizes_are_refused_by_name(key, value):
+    with pytest.raises(ValueError, match=key):
+        NetworkConfig(**{key: value})

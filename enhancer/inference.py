@@ -1,0 +1,186 @@
+"""The :class:`Enhancer`: restores decoded pictures of any kind and size with a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from math import prod
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+import torch
+from torch import Tensor
+
+from enhancer.backends import Backend, BackendName, create_backend
+from enhancer.checkpoint import Checkpoint, load_checkpoint
+from enhancer.condition import condition_vector
+from enhancer.ensemble import Ensemble, run_ensemble
+from enhancer.memory import bytes_per_pixel, choose_tile, memory_budget
+from enhancer.tensors import AnyImage, from_unit, pad_to_multiple, to_unit, unpack
+from enhancer.tiling import run_tiled
+
+Tile = int | Literal["auto"]
+Progress = Callable[[float], None]
+
+
+class Enhancer:
+    """A loaded network, ready to restore pictures; safe to share between threads.
+
+    The result does not depend on tiles, batches or free memory: any setting gives the same picture,
+    within 1 of 255 across backends.
+
+    Args:
+        checkpoint: The network.
+        backend: What runs it.
+        tile: Side of a tile in pixels, rounded up to what the network needs, or ``auto``.
+        ensemble: ``rotate`` averages over 4 rotations, ``dihedral`` over 8 rotations and mirror images.
+        strength: Share of the correction that is applied: 0 returns the input, 1 the network's output.
+
+    Attributes:
+        halo: Context in pixels around a tile. The network's exact one, unless the checkpoint's metadata
+            hold a smaller ``halo`` that was measured to be enough for its weights.
+
+    Raises:
+        ValueError: If an option is not one of the allowed ones.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        backend: Backend,
+        *,
+        tile: Tile = "auto",
+        ensemble: Ensemble = "none",
+        strength: float = 1.0,
+    ) -> None:
+        if tile != "auto" and (not isinstance(tile, int) or tile < 1):
+            raise ValueError(f"tile must be auto or a positive number of pixels, got {tile!r}")
+        if ensemble not in get_args(Ensemble):
+            raise ValueError(f"ensemble must be one of {', '.join(get_args(Ensemble))}, got {ensemble!r}")
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength must be in 0..1, got {strength}")
+        self.checkpoint = checkpoint
+        self.backend = backend
+        self.tile = tile
+        self.ensemble = ensemble
+        self.strength = strength
+        self.halo = int(checkpoint.metadata.get("halo", checkpoint.network.halo))
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str = "auto",
+        backend: BackendName | Literal["auto"] = "auto",
+        tile: Tile = "auto",
+        ensemble: Ensemble = "none",
+        strength: float = 1.0,
+        threads: int | None = None,
+    ) -> Self:
+        """Loads a checkpoint and prepares a backend for it.
+
+        Args:
+            name_or_path: Name of a shipped checkpoint (``fast``, ``balanced``, ``max``) or a file.
+            device: See :func:`enhancer.backends.create_backend`, also for ``backend`` and ``threads``.
+            backend: ``auto``, ``torch``, ``openvino`` or ``onnx``.
+            tile: See the class, also for ``ensemble`` and ``strength``.
+            ensemble: ``none``, ``rotate`` or ``dihedral``.
+            strength: 0..1.
+            threads: Threads on the processor.
+
+        Raises:
+            CheckpointError: If the checkpoint cannot be loaded.
+            EnhancerError: If the device or a package is missing.
+            ValueError: If an option is not one of the allowed ones.
+        """
+        checkpoint = load_checkpoint(name_or_path)
+        runner = create_backend(backend, checkpoint, device=device, threads=threads)
+        return cls(checkpoint, runner, tile=tile, ensemble=ensemble, strength=strength)
+
+    def enhance(
+        self,
+        image: AnyImage | list[AnyImage],
+        *,
+        codec: str | None = None,
+        qp: float | None = None,
+        progress: Progress | None = None,
+    ) -> AnyImage:
+        """Returns the restored picture, of the same kind, shape and dtype as ``image``.
+
+        Integers stay at their depth (16 bits never pass through 8) and are rounded once. Gray stays
+        gray: it runs as three equal channels, whose mean is returned. Alpha is returned untouched.
+
+        Args:
+            image: ``numpy`` array ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``; ``PIL.Image``; torch
+                tensor ``(3, H, W)`` or ``(N, 3, H, W)``; uint8, uint16 (numpy) or floating point in
+                [0, 1]. A Pillow image in another mode than gray or RGB comes back as what Pillow
+                converts it to (palette and CMYK: RGB). A list gives a list.
+            codec: Name of the codec that the picture has been through; None means unknown.
+            qp: Its quality index, as :class:`codec_wrappers.CodingInfo` reports it; None means unknown.
+            progress: Called with the finished share, 0..1, after every tile.
+
+        Raises:
+            ValueError: If ``image`` is not such a picture.
+        """
+        if isinstance(image, list):
+            return [self.enhance(each, codec=codec, qp=qp, progress=progress) for each in image]
+        unpacked = unpack(image)
+        condition = condition_vector(self.checkpoint.codecs, codec, qp).to(self.backend.device)
+        return unpacked.pack(self._enhance_tensor(unpacked.x, condition, progress))
+
+    def _enhance_tensor(self, x: Tensor, condition: Tensor, progress: Progress | None) -> Tensor:
+        """Restores ``(N, C, H, W)`` in its own dtype and on its own device."""
+        multiple = self.checkpoint.network.multiple
+        height, width = x.shape[-2:]
+        x = pad_to_multiple(x, multiple)
+        tile_size = self._tile_size(x)
+        while True:
+            try:
+                return self._run(x, tile_size, condition, progress)[..., :height, :width]
+            except torch.OutOfMemoryError:
+                if max(tile_size) <= multiple:
+                    raise
+                torch.cuda.empty_cache()
+                tile_size = (_round_up(tile_size[0] // 2, multiple), _round_up(tile_size[1] // 2, multiple))
+
+    def _tile_size(self, x: Tensor) -> tuple[int, int]:
+        multiple = self.checkpoint.network.multiple
+        if self.tile != "auto":
+            side = _round_up(self.tile, multiple)
+            return side, side
+        budget = memory_budget(self.backend.device) / (len(x) * bytes_per_pixel(self.checkpoint.config))
+        return choose_tile(x.shape[-2], x.shape[-1], halo=self.halo, multiple=multiple, max_pixels=int(budget))
+
+    def _run(self, x: Tensor, tile_size: tuple[int, int], condition: Tensor, progress: Progress | None) -> Tensor:
+        tiles = prod(-(-length // side) for length, side in zip(x.shape[-2:], tile_size, strict=True))
+        done = count(1)
+
+        def network(window: Tensor) -> Tensor:
+            enhanced = self._enhance_window(window, condition)
+            if progress:
+                progress(next(done) / tiles)
+            return enhanced
+
+        return run_tiled(
+            network,
+            x,
+            tile_size=tile_size,
+            halo=self.halo,
+            multiple=self.checkpoint.network.multiple,
+            fixed_shape=self.backend.fixed_shape,
+        )
+
+    def _enhance_window(self, window: Tensor, condition: Tensor) -> Tensor:
+        x = to_unit(window.to(self.backend.device))
+        if x.shape[1] == 1:
+            x = x.expand(-1, 3, -1, -1)
+        restored = run_ensemble(lambda view: self.backend(view, condition.expand(len(view), -1)), x, self.ensemble)
+        y = x + self.strength * (restored - x)
+        if window.shape[1] == 1:
+            y = y.mean(dim=1, keepdim=True)
+        return from_unit(y, window.dtype).to(window.device)
+
+
+def _round_up(length: int, multiple: int) -> int:
+    return max(-(-length // multiple), 1) * multiple

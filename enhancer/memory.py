@@ -1,0 +1,95 @@
+"""How large a tile may be: free memory, what a network needs for a pixel, and the cheapest cut."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from enhancer.network import NetworkConfig
+
+CPU_BUDGET = 512 << 20
+"""Bytes that the features of one tile may take on a processor; larger tiles are hardly faster."""
+
+LIVE_TENSORS = 6
+"""Feature tensors that are alive at the same time within a block, work space of convolutions included."""
+
+
+def bytes_per_pixel(config: NetworkConfig) -> float:
+    """Estimate of the memory that the network takes for a pixel of its (float32) input."""
+    picture_copies = 5
+    return 4 * (LIVE_TENSORS * config.channels / config.unshuffle**2 + 3 * picture_copies)
+
+
+def memory_budget(device: torch.device) -> int:
+    """Bytes that one tile may take: a share of what is free now."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * 0.6)
+    return min(CPU_BUDGET, _available_memory() // 4)
+
+
+def choose_tile(height: int, width: int, *, halo: int, multiple: int, max_pixels: int) -> tuple[int, int]:
+    """Height and width of the tiles that read the fewest pixels, with windows of at most ``max_pixels``.
+
+    Windows are the tiles with their halo, clamped at the picture. When even the smallest useful window
+    is above the limit, the smallest is returned: memory is exceeded rather than time without end.
+
+    Args:
+        height: Of the picture, a multiple of ``multiple``.
+        width: Likewise.
+        halo: Context around a tile.
+        multiple: Tile sides are multiples of this.
+        max_pixels: Limit for a window.
+    """
+    cuts = [(tile_h, tile_w) for tile_h in _sides(height, halo, multiple) for tile_w in _sides(width, halo, multiple)]
+
+    def window_pixels(tile: tuple[int, int]) -> int:
+        return min(tile[0] + 2 * halo, height) * min(tile[1] + 2 * halo, width)
+
+    def read_pixels(tile: tuple[int, int]) -> int:
+        return _read(height, tile[0], halo) * _read(width, tile[1], halo)
+
+    allowed = [tile for tile in cuts if window_pixels(tile) <= max_pixels]
+    return min(allowed, key=read_pixels) if allowed else min(cuts, key=window_pixels)
+
+
+def _sides(length: int, halo: int, multiple: int) -> list[int]:
+    """Tile sides that cut ``length`` into 1, 2, 3… parts, down to about half the halo."""
+    smallest = max(halo // 2, multiple, 32)
+    parts = range(1, max(length // smallest, 1) + 1)
+    return sorted({-(-length // count // multiple) * multiple for count in parts})
+
+
+def _read(length: int, tile: int, halo: int) -> int:
+    """Pixels that all windows on an axis have together."""
+    starts = range(0, length, tile)
+    return sum(min(start + tile + halo, length) - max(start - halo, 0) for start in starts)
+
+
+def _available_memory() -> int:
+    """Bytes that can be had without swapping, within the limit of the control group; 2 GiB if unknown."""
+    found = [size for size in (_meminfo(), _cgroup()) if size is not None]
+    return min(found, default=2 << 30)
+
+
+def _meminfo() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):  # no such question on this system
+        return None
+
+
+def _cgroup() -> int | None:
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = int((folder / "memory.max").read_text())
+        return max(limit - int((folder / "memory.current").read_text()), 0)
+    except (OSError, ValueError):  # no control group, or one without a limit
+        return None

@@ -1,0 +1,56 @@
+"""BMP and GIF through Pillow: formats without metadata that matters here."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+
+from enhancer.errors import ImageError
+from enhancer.formats.picture import Picture, check_claim
+
+BMP_MAGIC = b"BM"
+GIF_MAGICS = (b"GIF87a", b"GIF89a")
+
+
+def read(data: bytes, max_pixels: int) -> Picture:
+    """Reads a BMP file or a GIF file of one frame; a palette becomes RGB, transparency an alpha channel.
+
+    Raises:
+        ImageError: If the file is damaged, truncated, animated or larger than ``max_pixels``.
+    """
+    from PIL.BmpImagePlugin import BmpImageFile
+    from PIL.GifImagePlugin import GifImageFile
+
+    name, opener = ("bmp", BmpImageFile) if data.startswith(BMP_MAGIC) else ("gif", GifImageFile)
+    try:
+        # The class, not Image.open: the size is checked here, against the caller's own limit.
+        with opener(io.BytesIO(data)) as file:
+            check_claim(*file.size, max_pixels)
+            if getattr(file, "is_animated", False):
+                raise ImageError("the GIF file is animated; only still pictures are supported")
+            file.load()
+            has_alpha = file.mode in ("RGBA", "LA", "PA") or "transparency" in file.info
+            mode = "RGBA" if has_alpha else "L" if file.mode in ("L", "1") else "RGB"
+            image = np.asarray(file.convert(mode))
+            dpi = file.info.get("dpi")
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, TypeError, KeyError) as error:
+        raise ImageError(f"the {name.upper()} file is damaged: {error}") from error
+    return Picture(image, dpi=dpi if dpi and min(dpi) > 0 else None, source_format=name)
+
+
+def encode_bmp(picture: Picture) -> bytes:
+    """Writes a BMP file of 8 bits: gray or RGB, and RGBA with straight alpha.
+
+    Raises:
+        ImageError: If the picture has 16 bits per sample.
+    """
+    from PIL import Image as PillowImage
+
+    if picture.image.dtype != np.uint8:
+        raise ImageError("BMP holds 8 bits per sample, this picture has 16; PNG, TIFF and PNM hold 16")
+    buffer = io.BytesIO()
+    options = {} if picture.dpi is None else {"dpi": picture.dpi}
+    PillowImage.fromarray(picture.image).save(buffer, "BMP", **options)
+    return buffer.getvalue()

@@ -33,7 +33,7 @@ help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 demo: $(stamp)
-	$(bin)/python examples/demo.py --image "$$IMAGE" --bpp "$$BPP" --model "$$MODEL" --output demo
+	$(bin)/python examples/demo.py --bpp "$$BPP" $${IMAGE:+--image "$$IMAGE"} $${MODEL:+--model "$$MODEL"} --output demo
 
 test: lint
 	$(bin)/python -m pytest

@@ -1,0 +1,1 @@
+"""Rate-distortion evaluation: what ``enhance-eval`` does, as a library."""

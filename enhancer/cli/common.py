@@ -6,8 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from codec_wrappers.errors import CodecError
-from enhancer.errors import EnhancerError
+from enhancer.errors import EXPECTED_ERRORS, one_line
 
 FAILED = 1
 INTERRUPTED = 130
@@ -29,15 +28,6 @@ def run_command(body: Callable[[], int | None], prog: str) -> int:
         # Python flushes standard output once more at exit; let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (CodecError, EnhancerError, ValueError, OSError, MemoryError) as error:
+    except EXPECTED_ERRORS as error:
         print(f"{prog}: {one_line(error)}", file=sys.stderr)
         return FAILED
-
-
-def one_line(error: BaseException) -> str:
-    """The message of ``error`` in one line; an ``OSError`` as ``file: reason``."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
-    if isinstance(error, MemoryError) and not str(error):
-        return "out of memory"
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,206 @@
+"""``enhance``: restores decoded pictures, from files, folders and pipes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from codec_wrappers import codec_names
+from enhancer.cli.common import FAILED, run_command
+from enhancer.errors import EnhancerError
+from enhancer.jobs import Job, plan_jobs
+
+if TYPE_CHECKING:  # torch takes a second to import; --help does not wait for it
+    from enhancer.batch import BatchOptions, Outcome
+    from enhancer.inference import Enhancer
+
+PROG = "enhance"
+
+EXAMPLES = """\
+examples:
+  enhance photo.bpg                          writes photo.enhanced.png
+  enhance photo.jpg -o clean.png --model max
+  enhance decoded.png --codec vvc --qp 34    a bare picture: say where it comes from
+  enhance album -o clean --recursive --skip-existing
+  bpgdec -o /dev/stdout x.bpg | enhance - --codec bpg --qp 37 > y.png
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``enhance``; returns the exit status."""
+    args = build_parser().parse_args(argv)
+    return run_command(lambda: _run(args), PROG)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of ``enhance``."""
+    parser = argparse.ArgumentParser(
+        prog=PROG,
+        description="Restores pictures that a codec has degraded. Codec and quality are read from bitstreams.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, bitstreams, folders; - is standard input")
+    parser.add_argument("-o", "--output", metavar="OUT", help="file, folder, or - for standard output")
+    _add_source_options(parser)
+    _add_network_options(parser)
+    _add_output_options(parser)
+    return parser
+
+
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what the pictures have been through")
+    group.add_argument("--codec", choices=codec_names(), help="codec of a bare picture (default: unknown)")
+    group.add_argument("--qp", type=float, help="its quality index, as the picture's own header would say it")
+    group.add_argument("-r", "--recursive", action="store_true", help="enter folders within folders")
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("network")
+    group.add_argument("-m", "--model", default="balanced", help="fast, balanced, max or a file (default: %(default)s)")
+    group.add_argument(
+        "--ensemble", choices=("none", "rotate", "dihedral"), default="none", help="mean of 1, 4 or 8 runs"
+    )
+    group.add_argument(
+        "--strength", type=_fraction, default=1.0, metavar="S", help="0 (nothing) to 1 (all, the default)"
+    )
+    group.add_argument(
+        "--tile", type=_tile, default="auto", metavar="N|auto", help="side of a tile; the result is the same"
+    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    group.add_argument("--backend", choices=("auto", "torch", "openvino", "onnx"), default="auto", help="what computes")
+    group.add_argument("--threads", type=_positive, metavar="N", help="threads on the processor")
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("-f", "--format", help="png, ppm, tiff, jpeg… (default: the input's if lossless, else png)")
+    existing = group.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace existing files")
+    existing.add_argument("--skip-existing", action="store_true", help="leave out what is done already")
+    metadata = group.add_mutually_exclusive_group()
+    metadata.add_argument("--keep-metadata", action="store_true", default=True, help="keep EXIF, XMP and DPI (default)")
+    metadata.add_argument(
+        "--strip", dest="keep_metadata", action="store_false", help="drop them; the colour profile stays"
+    )
+    group.add_argument("--json", action="store_true", help="report one JSON object per picture")
+    group.add_argument("-q", "--quiet", action="store_true", help="report failures only")
+    group.add_argument("-v", "--verbose", action="store_true", help="say what computes, too")
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0..1")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def _tile(text: str) -> int | str:
+    return text if text == "auto" else _positive(text)
+
+
+def _run(args: argparse.Namespace) -> int:
+    jobs = plan_jobs(args.inputs, args.output, recursive=args.recursive, format=args.format)
+    to_stdout = any(job.target is None for job in jobs)
+    if to_stdout and sys.stdout.isatty():
+        raise EnhancerError("a picture is not written to a terminal; choose -o FILE")
+    report = _Reporter(args, to_stdout, len(jobs))
+    enhancer = _load_enhancer(args)
+    return report.run(jobs, enhancer, _batch_options(args))
+
+
+def _load_enhancer(args: argparse.Namespace) -> Enhancer:
+    from enhancer.inference import Enhancer
+
+    enhancer = Enhancer.from_checkpoint(
+        args.model,
+        device=args.device,
+        backend=args.backend,
+        tile=args.tile,
+        ensemble=args.ensemble,
+        strength=args.strength,
+        threads=args.threads,
+    )
+    if args.verbose:
+        backend = enhancer.backend
+        print(f"{PROG}: model {args.model}, backend {backend.name} on {backend.device}", file=sys.stderr)
+    return enhancer
+
+
+def _batch_options(args: argparse.Namespace) -> BatchOptions:
+    from enhancer.batch import BatchOptions
+
+    return BatchOptions(
+        codec=args.codec,
+        qp=args.qp,
+        format=args.format,
+        existing="overwrite" if args.overwrite else "skip" if args.skip_existing else "refuse",
+        keep_metadata=args.keep_metadata,
+    )
+
+
+class _Reporter:
+    """Prints outcomes and, on a terminal, a progress bar.
+
+    Reports go to standard output, or to standard error when that carries a picture.
+    """
+
+    def __init__(self, args: argparse.Namespace, to_stdout: bool, count: int) -> None:
+        self._json, self._quiet = args.json, args.quiet
+        self._stream = sys.stderr if to_stdout else sys.stdout
+        self._silent = args.quiet or (to_stdout and not args.json and not args.verbose)
+        self._count = count
+
+    def run(self, jobs: list[Job], enhancer: Enhancer, options: BatchOptions) -> int:
+        """Runs the jobs, reports each, and returns the exit status."""
+        from tqdm import tqdm
+
+        from enhancer.batch import run_jobs
+
+        failed = False
+        hidden = self._quiet or not sys.stderr.isatty()
+        bar_format = "{l_bar}{bar}| {n:.1f}/{total:.0f} pictures [{elapsed}<{remaining}]"
+        with tqdm(total=self._count, disable=hidden, bar_format=bar_format, leave=False) as bar:
+            done = 0
+
+            def advance(share: float) -> None:
+                bar.update(done + share - bar.n)
+
+            for outcome in run_jobs(jobs, enhancer, options, advance):
+                done += 1
+                advance(0.0)
+                failed = failed or outcome.status == "failed"
+                bar.clear()
+                self._print(outcome)
+        return FAILED if failed else 0
+
+    def _print(self, outcome: Outcome) -> None:
+        if self._json:
+            print(json.dumps(outcome.as_dict()), file=self._stream, flush=True)
+        elif outcome.status == "failed":
+            print(f"{PROG}: {_failure(outcome)}", file=sys.stderr)
+        elif not self._silent:
+            print(_sentence(outcome), file=self._stream, flush=True)
+
+
+def _failure(outcome: Outcome) -> str:
+    error = outcome.error or ""
+    return error if error.startswith(outcome.input) else f"{outcome.input}: {error}"
+
+
+def _sentence(outcome: Outcome) -> str:
+    if outcome.status == "skipped":
+        return f"{outcome.output}: exists, skipped"
+    source = "unknown codec" if outcome.codec is None else outcome.codec
+    quality = "" if outcome.qp is None else f" qp {outcome.qp:g}"
+    return f"{outcome.input} -> {outcome.output}: {source}{quality}, {outcome.elapsed_s:.2f} s"

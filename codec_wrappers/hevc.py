@@ -1,0 +1,229 @@
+"""One HEVC intra picture: planes -> NAL units by libx265, NAL units -> planes by FFmpeg, both inside PyAV."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from codec_wrappers.base import Chroma
+from codec_wrappers.bits import join_nals, split_nals
+from codec_wrappers.errors import BitstreamError, CodecError, CodecUnavailableError
+from codec_wrappers.hevc_syntax import PPS, SPS, CodingTools, Sps, is_slice, nal_type, parse_sps, write_sps, write_vps
+
+Plane: TypeAlias = npt.NDArray[Any]
+"""One colour component, ``(H, W)``: uint8 at 8 bits, uint16 above."""
+
+CHROMA_FORMATS: tuple[Chroma, ...] = ("400", "420", "422", "444")
+_PIXEL_FORMATS = {"400": "gray", "420": "yuv420p", "422": "yuv422p", "444": "yuv444p"}
+DECODABLE_DEPTHS = (8, 9, 10, 12)
+
+# ipratio: x265 would code intra pictures at qp - 3. No threads, no psycho-visual tricks, no
+# adaptive quantisation: the same picture always gives the same bytes, and PSNR means something.
+_COMMON = (
+    "keyint=1:bframes=0:scenecut=0:info=0:hrd=0:aud=0:repeat-headers=1:wpp=0:frame-threads=1:pools=none:"
+    "ipratio=1.0:aq-mode=0:cutree=0:rc-lookahead=0:log-level=none"
+)
+
+# x265 keeps its lambda tables in global variables: a lambda file changes every later encoding of the
+# process. So each encoding brings its own, and no two run at a time.
+_X265_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class HevcPicture:
+    """An encoded picture: the coding tools of its SPS, and its PPS and slices."""
+
+    tools: CodingTools
+    nals: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class X265Settings:
+    """How libx265 codes a picture.
+
+    Attributes:
+        preset: x265 preset.
+        extra: More ``name=value`` x265 parameters.
+        lambda_scale: Factor on the Lagrange multiplier; a larger one costs fewer bits.
+    """
+
+    preset: str = "placebo"
+    extra: tuple[str, ...] = ()
+    lambda_scale: float = 1.0
+
+
+def subsampling(chroma: Chroma) -> tuple[int, int]:
+    """Vertical and horizontal chroma subsampling factors."""
+    return 2 if chroma == "420" else 1, 2 if chroma in ("420", "422") else 1
+
+
+def encode_intra(
+    planes: Sequence[Plane], chroma: Chroma, bit_depth: int, qp: int, settings: X265Settings, *, lossless: bool = False
+) -> HevcPicture:
+    """Codes one IDR picture at a constant ``qp``, on the calling thread alone.
+
+    Args:
+        planes: Luma and, unless ``chroma`` is ``"400"``, two chroma planes of ``ceil(size / factor)``
+            samples; any size. They are padded by repeating the border.
+        chroma: Chroma format of ``planes``.
+        bit_depth: 8, 10 or 12.
+        qp: Quantisation parameter of the slice, 0..51.
+        settings: Encoder settings.
+        lossless: Code without loss; ``qp`` has no effect then.
+
+    Raises:
+        CodecUnavailableError: If PyAV has no libx265.
+        CodecError: If x265 fails.
+    """
+    height, width = planes[0].shape
+    block, size_options = _block_options(height, width)
+    padded = _pad(planes, chroma, block)
+    with _X265_LOCK, tempfile.TemporaryDirectory(prefix="x265-") as folder:
+        lambdas = Path(folder, "lambdas")
+        lambdas.write_text(_lambda_file(bit_depth, settings.lambda_scale))
+        options = [_COMMON, f"qp={qp}", f"lambda-file={lambdas}", *size_options, *settings.extra]
+        if lossless:
+            options.append("lossless=1")
+        packet = _run_x265(padded, _pixel_format(chroma, bit_depth), settings.preset, ":".join(options))
+    nals = split_nals(packet)
+    sps = next((parse_sps(nal) for nal in nals if nal_type(nal) == SPS), None)
+    kept = tuple(nal for nal in nals if nal_type(nal) == PPS or is_slice(nal))
+    if sps is None or sps.tools.coded_size(height, width) != (sps.height, sps.width):
+        raise CodecError(f"x265 coded a picture of unexpected size for {width} x {height}")
+    return HevcPicture(sps.tools, kept)
+
+
+def decode_intra(
+    nals: Sequence[bytes], tools: CodingTools, chroma: Chroma, bit_depth: int, size: tuple[int, int]
+) -> list[Plane]:
+    """Decodes one intra picture and crops it to ``size`` (height, width).
+
+    The result is read-only and shares the decoder's memory.
+
+    Raises:
+        BitstreamError: If the data are damaged or use something FFmpeg cannot decode.
+        CodecUnavailableError: If PyAV is missing.
+    """
+    if bit_depth not in DECODABLE_DEPTHS:
+        raise BitstreamError(f"HEVC with {bit_depth} bits cannot be decoded here, only {DECODABLE_DEPTHS}")
+    height, width = size
+    coded = tools.coded_size(height, width)
+    sps = Sps(CHROMA_FORMATS.index(chroma), coded[1], coded[0], bit_depth, bit_depth, tools)
+    frame = _run_decoder(join_nals([write_vps(), write_sps(sps), *nals]))
+    expected = _pixel_format(chroma, bit_depth)
+    if frame.format.name != expected or (frame.height, frame.width) != coded:
+        raise BitstreamError("the HEVC data do not match the header of the picture")
+    vertical, horizontal = subsampling(chroma)
+    planes = []
+    for index, plane in enumerate(frame.planes):
+        dtype = np.dtype("u1" if bit_depth == 8 else "<u2")
+        rows = np.frombuffer(plane, dtype).reshape(plane.height, -1)
+        down, across = (vertical, horizontal) if index else (1, 1)
+        planes.append(rows[: -(-height // down), : -(-width // across)])
+    return planes
+
+
+def encoder_version() -> str:
+    """Versions of PyAV, FFmpeg and libx265.
+
+    Raises:
+        CodecUnavailableError: If PyAV is missing or was built without libx265.
+    """
+    av = _import_av()
+    _find_encoder(av)
+    return f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}, libx265"
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise CodecUnavailableError("PyAV is missing: pip install av") from error
+    return av
+
+
+def _find_encoder(av: Any) -> None:
+    try:
+        av.codec.Codec("libx265", "w")
+    except ValueError as error:  # av.codec.codec.UnknownCodecError
+        raise CodecUnavailableError("this PyAV has no libx265: install the wheel of PyPI") from error
+
+
+def _pixel_format(chroma: Chroma, bit_depth: int) -> str:
+    return _PIXEL_FORMATS[chroma] + ("" if bit_depth == 8 else f"{bit_depth}le")
+
+
+def _block_options(height: int, width: int) -> tuple[int, list[str]]:
+    """Multiple to pad to, and x265's block sizes: it refuses pictures smaller than one coding tree block."""
+    smallest = min(-(-height // 8) * 8, -(-width // 8) * 8)
+    if smallest < 16:
+        return 16, ["ctu=16", "min-cu-size=16"]
+    return 8, [f"ctu={ctu}" for ctu in (32, 16) if smallest < 2 * ctu][-1:]
+
+
+def _pad(planes: Sequence[Plane], chroma: Chroma, block: int) -> list[Plane]:
+    """Repeats the border until the luma size is a multiple of ``block``."""
+    height, width = (-(-side // block) * block for side in planes[0].shape)
+    padded = []
+    for index, plane in enumerate(planes):
+        down, across = subsampling(chroma) if index else (1, 1)
+        missing = ((0, height // down - plane.shape[0]), (0, width // across - plane.shape[1]))
+        padded.append(np.pad(plane, missing, mode="edge"))
+    return padded
+
+
+def _run_x265(planes: Sequence[Plane], pixel_format: str, preset: str, parameters: str) -> bytes:
+    av = _import_av()
+    _find_encoder(av)
+    height, width = planes[0].shape
+    try:
+        context = av.CodecContext.create("libx265", "w")
+        context.width, context.height, context.pix_fmt = width, height, pixel_format
+        context.time_base = Fraction(1, 25)
+        context.thread_count = 1
+        context.options = {"preset": preset, "tune": "psnr", "x265-params": parameters}
+        frame = av.VideoFrame(width, height, pixel_format)
+        for target, plane in zip(frame.planes, planes, strict=True):
+            rows = np.frombuffer(target, plane.dtype).reshape(target.height, -1)
+            rows[:, : plane.shape[1]] = plane
+        frame.pts = 0
+        return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
+    except av.error.FFmpegError as error:
+        raise CodecError(f"x265 failed on {width} x {height} {pixel_format}: {error}") from error
+
+
+def _run_decoder(stream: bytes) -> Any:
+    av = _import_av()
+    try:
+        context = av.CodecContext.create("hevc", "r")
+        context.thread_count = 1
+        context.options = {"err_detect": "explode+crccheck"}
+        frames = [*context.decode(av.Packet(stream)), *context.decode(None)]
+    except (av.error.FFmpegError, MemoryError) as error:
+        raise BitstreamError(f"the HEVC data are damaged or not supported: {error}") from error
+    if not frames:
+        raise BitstreamError("the HEVC data hold no picture that can be decoded")
+    if frames[0].is_corrupt:
+        raise BitstreamError("the HEVC data are damaged")
+    return frames[0]
+
+
+def _lambda_file(bit_depth: int, scale: float) -> str:
+    """Text of an x265 lambda file: 70 lambdas for SAD and SATD, then 70 for squared errors.
+
+    x265's own tables, with their four decimals at 8 bits, times ``sqrt(scale)`` and ``scale``; the
+    values grow with the sample range, as ``4 ** (bits - 8)`` for squared errors.
+    """
+    growth = 2.0 ** (bit_depth - 8)
+    linear = [round(2 ** (qp / 6 - 2), 4) * growth * scale**0.5 for qp in range(70)]
+    squared = [round(0.038 * math.exp(0.234 * qp), 4) * growth**2 * scale for qp in range(70)]
+    return "\n".join(f"{value:.9g}" for value in linear + squared)

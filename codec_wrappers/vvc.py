@@ -26,7 +26,7 @@ from codec_wrappers.bits import split_nals
 from codec_wrappers.color import BT601, YCbCrFormat, gray_to_luma, luma_to_gray, rgb_to_yuv420, yuv_to_rgb
 from codec_wrappers.errors import BitstreamError, CodecError
 from codec_wrappers.process import run_tool
-from codec_wrappers.vvc_syntax import TrueSize, insert_true_size, parse_true_size
+from codec_wrappers.vvc_sei import TrueSize, insert_true_size, parse_true_size
 
 Preset = Literal["reference", "tuned", "faster", "fast", "medium", "slow", "slower"]
 

@@ -1,100 +1,342 @@
-"""Reads the headers of VVC streams (Rec. ITU-T H.266 (V3), clause 7.3) and writes one SEI message.
+"""What the headers of a VVC stream say about its first picture (Rec. ITU-T H.266 (09/2023), 7.3.2, 7.3.7).
 
-The SEI message, of the type "user data unregistered" (H.266 D.3, H.274 8.7), carries what 4:2:0 VVC
-cannot say: a true size that is odd, and that the picture is gray. Decoders that do not know it skip it.
+Everything up to the slice quantisation parameter has to be read in order. What only video uses
+(subpictures, several rectangular slices, inter pictures, layers) is not followed: the size is still
+known then, and the qp is reported as None.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from uuid import UUID
 
-from codec_wrappers.bits import BitReader, BitWriter, escape, join_nals, split_nals, unescape
+from codec_wrappers.base import Chroma
+from codec_wrappers.bits import BitReader, unescape
 from codec_wrappers.errors import BitstreamError
+from codec_wrappers.vvc_sps import (
+    RefPicList,
+    Sps,
+    UnsupportedSyntaxError,
+    Vui,
+    read_ref_pic_list,
+    read_sps,
+    skip_split_limits,
+    skip_virtual_boundaries,
+)
 
-SEI_UUID = UUID("6f1f3d0e-92ab-4c51-a6c3-5f6b0c2e7d94")
-"""Identifies our user data. Never reuse it for another layout."""
+IDR, CRA, GDR, LAST_SLICE = (7, 8), 9, 10, 11  # NAL unit types, H.266 table 5
+SPS, PPS, PICTURE_HEADER, PREFIX_SEI = 15, 16, 19, 23
 
-_IDR_TO_GDR = range(7, 11)
-_LAST_SLICE = 11
-_PREFIX_SEI = 23
-_USER_DATA_UNREGISTERED = 5
+_SLICE_HEAD = 4096  # bytes within which a slice header ends
 
 
 @dataclass(frozen=True)
-class TrueSize:
-    """What our SEI message says: the part of the decoded picture that is meant, and whether it is gray.
+class StreamHeaders:
+    """What the headers say about the first picture of a stream.
 
     Attributes:
-        width: Columns to keep, from the left.
-        height: Rows to keep, from the top.
-        gray: Whether only luma is meant.
+        width: Columns that a decoder puts out.
+        height: Rows that a decoder puts out.
+        chroma: Chroma format.
+        bit_depth: Bits per sample; None when the SPS has a part that is not followed here.
+        vui: How samples are to be shown; None likewise.
+        qp: Quantisation parameter of the first slice; None when it could not be followed.
     """
 
     width: int
     height: int
-    gray: bool = False
+    chroma: Chroma
+    bit_depth: int | None
+    vui: Vui | None
+    qp: int | None
+
+
+@dataclass
+class Pps:
+    """A picture parameter set; fields as their names in the standard say."""
+
+    output_flag: bool = False
+    rpl1_idx: bool = False
+    init_qp: int = 26
+    cu_qp_delta: bool = False
+    chroma_offsets: bool = False
+    cu_chroma_qp_offsets: bool = False
+    deblocking_disabled: bool = False
+    deblocking_in_ph: bool = False
+    sao_in_ph: bool = False
+    rpl_in_ph: bool = False
+    alf_in_ph: bool = False
+    qp_delta_in_ph: bool = False
+    ph_extension: bool = False
+
+
+@dataclass(frozen=True)
+class PictureHeader:
+    """What the slice header needs of the picture header; ``qp_delta`` is 0 if slices carry it."""
+
+    qp_delta: int
+    lmcs: bool
+    scaling_list: bool
 
 
 def nal_type(nal: bytes) -> int:
-    """``nal_unit_type`` of a NAL unit with its two-byte header (7.3.1.2)."""
+    """``nal_unit_type`` of a NAL unit with its two-byte header (7.3.1.2); -1 if it is cut off."""
     return nal[1] >> 3 if len(nal) > 1 else -1
 
 
-def serialise_true_size(true: TrueSize) -> bytes:
-    """Prefix SEI NAL unit that says ``true``."""
-    bits = BitWriter()
-    bits.u(8, int(true.gray))
-    bits.ue(true.width)
-    bits.ue(true.height)
-    payload = SEI_UUID.bytes + bits.to_bytes()
-    message = bytes([_USER_DATA_UNREGISTERED, len(payload)]) + payload
-    return bytes([0, _PREFIX_SEI << 3 | 1]) + escape(message + b"\x80")
-
-
-def parse_true_size(nals: list[bytes]) -> TrueSize | None:
-    """What our SEI message in a stream says, or None if there is none.
+def sequence_sets(nals: Iterable[bytes]) -> list[Sps]:
+    """All sequence parameter sets of a stream.
 
     Raises:
-        BitstreamError: If the message is there but damaged.
+        BitstreamError: If one is damaged.
     """
-    for nal in nals:
-        if nal_type(nal) != _PREFIX_SEI:
-            continue
-        for kind, payload in sei_messages(unescape(nal[2:])):
-            if kind == _USER_DATA_UNREGISTERED and payload.startswith(SEI_UUID.bytes):
-                bits = BitReader(payload[16:])
-                return TrueSize(gray=bits.u(8) & 1 == 1, width=bits.ue(), height=bits.ue())
-    return None
+    return [read_sps(nal)[1] for nal in nals if nal_type(nal) == SPS and _in_base_layer(nal)]
 
 
-def insert_true_size(stream: bytes, true: TrueSize) -> bytes:
-    """Puts the SEI message that says ``true`` before the first slice of ``stream``."""
-    nals = split_nals(stream)
-    first_slice = next((i for i, nal in enumerate(nals) if 0 <= nal_type(nal) <= _LAST_SLICE), None)
-    if first_slice is None:
-        raise BitstreamError("the stream has no slice")
-    nals.insert(first_slice, serialise_true_size(true))
-    return join_nals(nals)
+def read_headers(nals: Iterable[bytes]) -> StreamHeaders:
+    """What the headers before and in the first slice say.
+
+    Raises:
+        BitstreamError: If a header is damaged, or a parameter set is missing.
+    """
+    sequence: dict[int, Sps] = {}
+    pictures: dict[int, bytes] = {}
+    picture_header = b""
+    for nal in filter(_in_base_layer, nals):
+        kind = nal_type(nal)
+        if kind == SPS:
+            key, sps = read_sps(nal)
+            sequence[key] = sps
+        elif kind == PPS:
+            pictures[BitReader(unescape(nal[2:])).u(6)] = unescape(nal[2:])
+        elif kind == PICTURE_HEADER:
+            picture_header = unescape(nal[2:])
+        elif 0 <= kind <= LAST_SLICE:
+            return _first_picture(nal, picture_header, sequence, pictures)
+    raise BitstreamError("the stream has no slice")
 
 
-def sei_messages(rbsp: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type and payload of the messages of an SEI NAL unit (7.3.6); stops where they are cut off."""
-    position = 0
-    while position < len(rbsp) - 1:  # the last byte holds the trailing bits
-        numbers = []
+def _first_picture(
+    nal: bytes, picture_header: bytes, sequence: dict[int, Sps], pictures: dict[int, bytes]
+) -> StreamHeaders:
+    """The headers that apply to the slice ``nal``."""
+    bits = BitReader(unescape(nal[2:_SLICE_HEAD]))
+    header_in_slice = bits.flag()
+    header = bits if header_in_slice else BitReader(picture_header)
+    pps_id, intra_only = _read_ph_start(header)
+    if pps_id not in pictures:
+        raise BitstreamError(f"the first picture refers to a missing picture parameter set, {pps_id}")
+    sps_id = BitReader(pictures[pps_id]).u(10) & 15
+    if sps_id not in sequence:
+        raise BitstreamError(f"the first picture refers to a missing sequence parameter set, {sps_id}")
+    sps = sequence[sps_id]
+    if not sps.complete:
+        return StreamHeaders(sps.width, sps.height, sps.chroma, None, None, None)
+    try:
+        if not intra_only:
+            raise UnsupportedSyntaxError("inter pictures are not followed")
+        pps = _read_pps(BitReader(pictures[pps_id]), sps)
+        ph = _read_ph_rest(header, sps, pps)
+        qp: int | None = pps.init_qp + ph.qp_delta
+        if not pps.qp_delta_in_ph:
+            qp = pps.init_qp + _read_slice_qp_delta(bits, nal_type(nal), sps, pps, None if header_in_slice else ph)
+    except UnsupportedSyntaxError:
+        qp = None
+    return StreamHeaders(sps.width, sps.height, sps.chroma, sps.bit_depth, sps.vui, qp)
+
+
+def _in_base_layer(nal: bytes) -> bool:
+    return nal[0] & 63 == 0
+
+
+def _read_pps(bits: BitReader, sps: Sps) -> Pps:
+    """7.3.2.5."""
+    pps = Pps()
+    bits.skip(6 + 4 + 1)
+    width, height = bits.ue(), bits.ue()
+    for _ in range(2):  # conformance window, scaling window
+        if bits.flag():
+            for _ in range(4):
+                bits.ue()
+    pps.output_flag = bits.flag()
+    partitioned = not bits.flag()
+    if bits.flag():  # pps_subpic_id_mapping_present_flag
+        raise UnsupportedSyntaxError("subpictures are not followed")
+    if partitioned:
+        _skip_tiles(bits, _in_ctus(width, sps), _in_ctus(height, sps))
+    bits.flag()  # pps_cabac_init_present_flag
+    bits.ue()
+    bits.ue()
+    pps.rpl1_idx = bits.flag()
+    weighted = bits.u(2) != 0
+    if bits.flag():  # pps_ref_wraparound_enabled_flag
+        bits.ue()
+    pps.init_qp = 26 + bits.se()
+    pps.cu_qp_delta = bits.flag()
+    pps.chroma_offsets = bits.flag()
+    if pps.chroma_offsets:
+        pps.cu_chroma_qp_offsets = _skip_chroma_qp_offsets(bits)
+    _read_deblocking(bits, pps, partitioned)
+    if partitioned:
+        pps.rpl_in_ph = bits.flag()
+        pps.sao_in_ph = bits.flag()
+        pps.alf_in_ph = bits.flag()
+        if weighted and pps.rpl_in_ph:
+            bits.flag()
+        pps.qp_delta_in_ph = bits.flag()
+    pps.ph_extension = bits.flag()
+    return pps
+
+
+def _in_ctus(samples: int, sps: Sps) -> int:
+    return (samples - 1 >> sps.log2_ctu) + 1
+
+
+def _skip_tiles(bits: BitReader, width: int, height: int) -> None:
+    """Tiles of a picture of ``width`` x ``height`` coding tree units with a single slice."""
+    bits.skip(2)
+    columns, rows = bits.ue() + 1, bits.ue() + 1
+    first_column = bits.ue() + 1
+    for _ in range(columns - 1):
+        bits.ue()
+    first_row = bits.ue() + 1
+    for _ in range(rows - 1):
+        bits.ue()
+    several = columns * rows > 1 or first_column < width or first_row < height
+    rectangular = not several or bits.u(2) & 1 == 1  # after pps_loop_filter_across_tiles_enabled_flag
+    if not (rectangular and bits.flag()):  # pps_single_slice_per_subpic_flag
+        raise UnsupportedSyntaxError("several slices are not followed")
+    bits.flag()  # pps_loop_filter_across_slices_enabled_flag
+
+
+def _skip_chroma_qp_offsets(bits: BitReader) -> bool:
+    """Returns ``pps_cu_chroma_qp_offset_list_enabled_flag``."""
+    bits.se()
+    bits.se()
+    joint = bits.flag()
+    if joint:
+        bits.se()
+    bits.flag()  # pps_slice_chroma_qp_offsets_present_flag
+    lists = bits.flag()
+    if lists:
+        for _ in range((bits.ue() + 1) * (3 if joint else 2)):
+            bits.se()
+    return lists
+
+
+def _read_deblocking(bits: BitReader, pps: Pps, partitioned: bool) -> None:
+    if not bits.flag():  # pps_deblocking_filter_control_present_flag
+        return
+    override = bits.flag()
+    pps.deblocking_disabled = bits.flag()
+    pps.deblocking_in_ph = partitioned and override and bits.flag()
+    if not pps.deblocking_disabled:
+        _skip_deblocking_offsets(bits, pps)
+
+
+def _skip_deblocking_offsets(bits: BitReader, pps: Pps) -> None:
+    for _ in range(6 if pps.chroma_offsets else 2):
+        bits.se()
+
+
+def _read_ph_start(bits: BitReader) -> tuple[int, bool]:
+    """Identifier of the picture parameter set, and whether the picture has only intra slices (7.3.2.8)."""
+    irap = bits.flag()
+    bits.flag()  # ph_non_ref_pic_flag
+    gradual_refresh = irap and bits.flag()
+    inter_allowed = bits.flag()
+    if inter_allowed:
+        bits.flag()  # ph_intra_slice_allowed_flag
+    return bits.ue(), not (gradual_refresh or inter_allowed)
+
+
+def _read_ph_rest(bits: BitReader, sps: Sps, pps: Pps) -> PictureHeader:
+    """The picture header of an intra picture from the picture order count on."""
+    bits.skip(sps.poc_bits + sps.extra_ph_bits)
+    if sps.poc_msb_bits and bits.flag():
+        bits.skip(sps.poc_msb_bits)
+    if sps.alf and pps.alf_in_ph:
+        _skip_alf(bits, sps)
+    lmcs = sps.lmcs and bits.flag()
+    if lmcs:
+        bits.skip(2 if sps.chroma == "400" else 3)
+    scaling_list = sps.scaling_list and bits.flag()
+    if scaling_list:
+        bits.skip(3)
+    if sps.virtual_boundaries_in_ph and bits.flag():
+        skip_virtual_boundaries(bits)
+    if pps.output_flag:
+        bits.flag()
+    if pps.rpl_in_ph:
+        _skip_ref_pic_lists(bits, sps, pps)
+    if sps.partition_override and bits.flag():
+        for _ in range(2 if sps.dual_tree else 1):
+            skip_split_limits(bits)
+    for used in (pps.cu_qp_delta, pps.cu_chroma_qp_offsets):
+        if used:
+            bits.ue()
+    qp_delta = bits.se() if pps.qp_delta_in_ph else 0
+    if sps.joint_cbcr:
+        bits.flag()  # ph_joint_cbcr_sign_flag
+    if sps.sao and pps.sao_in_ph:
+        bits.skip(1 if sps.chroma == "400" else 2)
+    # ph_deblocking_params_present_flag, ph_deblocking_filter_disabled_flag
+    if pps.deblocking_in_ph and bits.flag() and not (pps.deblocking_disabled or bits.flag()):
+        _skip_deblocking_offsets(bits, pps)
+    if pps.ph_extension:
+        bits.skip(8 * bits.ue())
+    return PictureHeader(qp_delta, lmcs, scaling_list)
+
+
+def _read_slice_qp_delta(bits: BitReader, kind: int, sps: Sps, pps: Pps, ph: PictureHeader | None) -> int:
+    """``sh_qp_delta`` of the only slice of an intra picture (7.3.7).
+
+    Args:
+        bits: After the picture header, or its absence.
+        kind: Type of the NAL unit.
+        sps: The sequence parameter set.
+        pps: The picture parameter set.
+        ph: The picture header if it stands in a NAL unit of its own.
+    """
+    bits.skip(sps.extra_sh_bits)
+    if kind in (*IDR, CRA, GDR):
+        bits.flag()  # sh_no_output_of_prior_pics_flag
+    if sps.alf and not pps.alf_in_ph:
+        _skip_alf(bits, sps)
+    if ph:
+        bits.skip(int(ph.lmcs) + int(ph.scaling_list))
+    if not pps.rpl_in_ph and (kind not in IDR or sps.idr_rpl):
+        _skip_ref_pic_lists(bits, sps, pps)
+    return bits.se()
+
+
+def _skip_alf(bits: BitReader, sps: Sps) -> None:
+    """Switches and parameter sets of the adaptive loop filter."""
+    if not bits.flag():
+        return
+    bits.skip(3 * bits.u(3))
+    if sps.chroma != "400" and bits.u(2):
+        bits.skip(3)
+    if sps.ccalf:
         for _ in range(2):
-            value = 0
-            while rbsp[position : position + 1] == b"\xff":
-                value += 255
-                position += 1
-            if position >= len(rbsp):
-                return
-            numbers.append(value + rbsp[position])
-            position += 1
-        kind, size = numbers
-        if position + size > len(rbsp):
-            return
-        yield kind, rbsp[position : position + size]
-        position += size
+            if bits.flag():
+                bits.skip(3)
+
+
+def _skip_ref_pic_lists(bits: BitReader, sps: Sps, pps: Pps) -> None:
+    """``ref_pic_lists`` (7.3.9)."""
+    from_sps, index = False, 0
+    for i in range(2):
+        known = sps.ref_pic_lists[i]
+        if i == 0 or pps.rpl1_idx:
+            from_sps = bool(known) and bits.flag()
+            index = bits.u((len(known) - 1).bit_length()) if from_sps else 0
+        elif not known:
+            from_sps = False
+        if from_sps and index >= len(known):
+            raise BitstreamError("a picture refers to a missing reference picture list")
+        chosen: RefPicList = known[index] if from_sps else read_ref_pic_list(bits, sps, in_header=True)
+        for _ in range(chosen.long_term_entries):
+            bits.skip(sps.poc_bits if chosen.in_header else 0)
+            if bits.flag():  # delta_poc_msb_cycle_present_flag
+                bits.ue()

@@ -15,10 +15,12 @@ from codec_wrappers.base import (
     QpRange,
     bits_per_pixel,
 )
+from codec_wrappers.bpg import BpgCodec
 from codec_wrappers.registry import CodecRegistry
 from codec_wrappers.vvc import VvcCodec
 
 REGISTRY = CodecRegistry()
+REGISTRY.add(BpgCodec)
 REGISTRY.add(VvcCodec)
 
 

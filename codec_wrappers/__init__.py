@@ -16,12 +16,15 @@ from codec_wrappers.base import (
     bits_per_pixel,
 )
 from codec_wrappers.bpg import BpgCodec
+from codec_wrappers.pillow_codecs import JpegCodec, WebpCodec
 from codec_wrappers.registry import CodecRegistry
 from codec_wrappers.vvc import VvcCodec
 
 REGISTRY = CodecRegistry()
 REGISTRY.add(BpgCodec)
 REGISTRY.add(VvcCodec)
+REGISTRY.add(JpegCodec)
+REGISTRY.add(WebpCodec)
 
 
 def get_codec(name: str, **options: Any) -> Codec:

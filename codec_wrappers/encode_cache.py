@@ -1,0 +1,103 @@
+"""Finished encodes on disk, found again by what went into them.
+
+An entry's name is the SHA-256 of the picture, the codec with all its options and versions, the qp and
+the metadata, so an entry never goes stale; it holds the SHA-256 of the bitstream and the bitstream.
+Files are written whole or not at all, so any number of processes may share a folder, and a run that
+was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from codec_wrappers.base import NO_METADATA, Codec, Image, Metadata
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def default_folder() -> Path:
+    """``$ENHANCER_CACHE`` if set, else ``~/.cache/enhancer`` (or below ``$XDG_CACHE_HOME``)."""
+    if folder := os.environ.get("ENHANCER_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "enhancer"
+
+
+@dataclass(frozen=True)
+class EncodeCache:
+    """A folder of finished encodes, made when it is first written to.
+
+    Attributes:
+        folder: Where the entries lie; two levels, the first being two hexadecimal digits.
+    """
+
+    folder: Path = field(default_factory=default_folder)
+
+    def encode(self, codec: Codec, image: Image, qp: int, *, metadata: Metadata = NO_METADATA) -> bytes:
+        """``codec.encode(image, qp, metadata=metadata)``, from the folder if it was done before.
+
+        Raises:
+            OSError: If the folder cannot be written to.
+        """
+        key = encode_key(codec, image, qp, metadata)
+        bitstream = self.load(key)
+        if bitstream is None:
+            bitstream = codec.encode(image, qp, metadata=metadata)
+            self.store(key, bitstream)
+        return bitstream
+
+    def load(self, key: str) -> bytes | None:
+        """The bitstream stored under ``key``; None if there is none or the entry is damaged."""
+        try:
+            entry = self._path(key).read_bytes()
+        except OSError:
+            return None
+        digest, bitstream = entry[:_DIGEST_BYTES], entry[_DIGEST_BYTES:]
+        return bitstream if hashlib.sha256(bitstream).digest() == digest else None
+
+    def store(self, key: str, bitstream: bytes) -> None:
+        """Puts ``bitstream`` under ``key``, replacing what is there."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(bitstream).digest() + bitstream)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / key[2:]
+
+
+def encode_key(codec: Codec, image: Image, qp: int, metadata: Metadata = NO_METADATA) -> str:
+    """SHA-256, in hexadecimal, of everything that decides the bitstream."""
+    digest = hashlib.sha256()
+    for part in (codec, encoder_versions(type(codec)), _own_code(), int(qp), metadata, image.shape, image.dtype.str):
+        digest.update(repr(part).encode() + b"\0")
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def encoder_versions(codec_class: type[Codec]) -> str:
+    """Versions of the backends of a codec on this machine, one line."""
+    usable = [f"{entry.backend} {entry.detail}" for entry in codec_class.availability() if entry.available]
+    return "; ".join(usable) or "none available"
+
+
+@functools.cache
+def _own_code() -> str:
+    """SHA-256 of this package's sources: colour conversion and containers are part of the encoder too."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

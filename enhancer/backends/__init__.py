@@ -15,7 +15,7 @@ from enhancer.errors import EnhancerError
 BackendName = Literal["torch", "openvino", "onnx"]
 REQUIRED_PACKAGES: dict[BackendName, tuple[str, ...]] = {
     "torch": (),
-    "openvino": ("openvino",),
+    "openvino": ("openvino", "onnx"),
     "onnx": ("onnx", "onnxruntime"),
 }
 
@@ -63,8 +63,7 @@ def create_backend(
     chosen = resolve_device("cpu" if device == "auto" and name in ("openvino", "onnx") else device)
     if name == "auto":
         name = "openvino" if chosen.type == "cpu" and _is_x86() and not _missing("openvino") else "torch"
-    if missing := _missing(name):
-        raise EnhancerError(f"backend {name} needs {missing}; install it with: pip install 'enhancer[{name}]'")
+    require_packages(name)
     if name == "torch":
         from enhancer.backends.torch_backend import TorchBackend
 
@@ -78,6 +77,12 @@ def create_backend(
     from enhancer.backends.onnx_backend import OnnxBackend
 
     return OnnxBackend(checkpoint, threads=threads)
+
+
+def require_packages(name: BackendName) -> None:
+    """Raises ``EnhancerError``, with the remedy, unless the packages of backend ``name`` are installed."""
+    if missing := _missing(name):
+        raise EnhancerError(f"{name} needs {missing}; install it with: pip install 'enhancer[{name}]'")
 
 
 def resolve_device(name: str) -> torch.device:

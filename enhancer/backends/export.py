@@ -1,0 +1,105 @@
+"""Export of a network as an ONNX model with dynamic batch, height and width, and a cache of such models."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from enhancer.checkpoint import Checkpoint
+from enhancer.errors import EnhancerError
+from enhancer.files import write_atomically
+
+OPSET = 17
+INPUTS = ("x", "condition")
+OUTPUT = "restored"
+
+
+def to_onnx(checkpoint: Checkpoint) -> bytes:
+    """The network as an ONNX model, float32.
+
+    Inputs are ``x`` ``(N, 3, H, W)`` and ``condition`` ``(N, K)``, the output is ``restored``, all as
+    in :class:`enhancer.network.RestorationNetwork`; N, H and W are free.
+    """
+    network = checkpoint.network
+    side = 2 * network.multiple
+    example = (torch.rand(1, 3, side, side), torch.zeros(1, checkpoint.config.condition))
+    axes = {"x": {0: "n", 2: "h", 3: "w"}, "condition": {0: "n"}, OUTPUT: {0: "n", 2: "h", 3: "w"}}
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        # The exporter based on torch.export needs one more package (onnxscript) and brings nothing here.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            example,
+            buffer,  # type: ignore[arg-type]  # the stubs know only paths; with dynamo=False a buffer serves
+            input_names=list(INPUTS),
+            output_names=[OUTPUT],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    return buffer.getvalue()
+
+
+def with_properties(checkpoint: Checkpoint, properties: dict[str, str]) -> bytes:
+    """The model of :func:`to_onnx` with ``properties`` in its metadata."""
+    import onnx
+
+    model = onnx.load_from_string(to_onnx(checkpoint))
+    onnx.helper.set_model_props(model, properties)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def cached_onnx(checkpoint: Checkpoint) -> bytes:
+    """Like :func:`to_onnx`, from the cache folder if this network has been exported before."""
+    folder = cache_folder()
+    if folder is None:
+        return to_onnx(checkpoint)
+    path = folder / f"{_digest(checkpoint)}.onnx"
+    with suppress(OSError):
+        return path.read_bytes()
+    model = to_onnx(checkpoint)
+    with suppress(EnhancerError):  # a full disk costs the cache, not the picture
+        write_atomically(path, model, overwrite=True)
+    return model
+
+
+def cache_folder() -> Path | None:
+    """Where compiled models are kept: ``$ENHANCER_CACHE`` or the user's cache folder; None if not writable.
+
+    An empty ``$ENHANCER_CACHE`` turns the cache off.
+    """
+    chosen = os.environ.get("ENHANCER_CACHE")
+    if chosen == "":
+        return None
+    folder = Path(chosen) if chosen else _user_cache() / "enhancer"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _user_cache() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    """Hash of everything that the exported model depends on."""
+    digest = hashlib.sha256(f"{checkpoint.config} opset {OPSET} torch {torch.__version__}".encode())
+    for name, values in sorted(checkpoint.network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(values.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]

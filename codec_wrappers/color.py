@@ -25,10 +25,10 @@ ChromaFilter: TypeAlias = Literal["ls-lanczos3", "ls-bicubic", "lanczos3", "bicu
 the half-resolution plane whose up-sampled version is nearest to the original; ``K``: low-pass
 filtering with the kernel stretched by two."""
 
-Kernel: TypeAlias = Literal["lanczos3", "bicubic", "bilinear"]
+Kernel: TypeAlias = Literal["lanczos3", "bicubic"]
 
 STRIP_ROWS = 64
-_TAPS = {"lanczos3": 3, "bicubic": 2, "bilinear": 1}  # half width of the kernel, in samples
+_TAPS: dict[Kernel, int] = {"lanczos3": 3, "bicubic": 2}  # half width of the kernel, in samples
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,8 @@ def quantise_chroma(plane: Plane, form: YCbCrFormat) -> Plane:
 def from_unit(values: Plane, output_depth: Literal[8, 16]) -> Image:
     """Integers of real values, of which 0..1 becomes the full range; values outside are clamped."""
     peak = (1 << output_depth) - 1
-    return np.rint(np.clip(values, 0, 1) * peak).astype(np.uint8 if output_depth == 8 else np.uint16)
+    image: Image = np.rint(np.clip(values, 0, 1) * peak).astype(np.uint8 if output_depth == 8 else np.uint16)
+    return image
 
 
 class Halver:
@@ -252,7 +253,7 @@ def doubling_matrix(length: int, kernel: Kernel, position: float) -> Any:
     return _resampling_matrix(length, (np.arange(2 * length) - position) / 2, kernel, stretch=1)
 
 
-def _resampling_matrix(length: int, positions: Plane, kernel: str, stretch: int) -> Any:
+def _resampling_matrix(length: int, positions: Plane, kernel: Kernel, stretch: int) -> Any:
     """Sparse matrix of filters around ``positions``, in samples; the border sample is repeated outside."""
     from scipy.sparse import csr_array
 
@@ -266,14 +267,13 @@ def _resampling_matrix(length: int, positions: Plane, kernel: str, stretch: int)
     return csr_array((weights.ravel(), (rows, columns)), shape=(len(positions), length))
 
 
-def _kernel(x: Plane, kernel: str) -> Plane:
+def _kernel(x: Plane, kernel: Kernel) -> Plane:
     """Value at distance ``x`` of an interpolation kernel."""
     x = np.abs(x)
     if kernel == "lanczos3":
-        return np.where(x < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
-    if kernel == "bicubic":  # Keys, 1981, with a = -1/2
-        return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((2.5 - 0.5 * x) * x - 4) * x + 2, 0.0))
-    return np.maximum(1 - x, 0)
+        return np.asarray(np.where(x < 3, np.sinc(x) * np.sinc(x / 3), 0.0))
+    inner, outer = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2
+    return np.asarray(np.where(x < 1, inner, np.where(x < 2, outer, 0.0)))  # Keys, 1981, with a = -1/2
 
 
 def _upsampled(plane: Plane, rows: slice, width: int, down: Any, right: Any, neutral: int) -> Plane:

@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image as PillowImage
 
+from codec_wrappers import get_codec
+from codec_wrappers.errors import UnknownCodecError
 from enhancer.checkpoint import load_checkpoint
 from enhancer.network import NetworkConfig
 from train.config import DataSettings, OptimizerSettings, Phase, TrainConfig, build, load_config, to_json, with_steps
@@ -18,7 +22,8 @@ from train.data import CropSampler
 from train.export import export
 from train.loop import NotFiniteError, Processes, Trainer, run, schedule
 from train.losses import crop_ms_ssim, reconstruction_loss
-from train.prepare import pixel_key
+from train.pack import pack, unpack
+from train.prepare import CodecPlan, PrepareSettings, find_originals, pixel_key, prepare
 from train.runlog import load_state
 from train.store import PairStore, PairWriter
 
@@ -160,11 +165,12 @@ def _find(pairs: PairStore, x: np.ndarray, target: np.ndarray) -> int:
         for pair in pairs.split(validation=False):
             picture = pairs.original(pair)
             decoded, original = pairs.image(picture, pair.offset), pairs.image(picture, picture.offset)
-            for top in range(picture.height - 31):
-                for left in range(picture.width - 31):
-                    window = np.s_[top : top + 32, left : left + 32]
-                    if np.array_equal(decoded[window], a) and np.array_equal(original[window], b):
-                        return orientation
+            same = [
+                (sliding_window_view(whole, (32, 32, 3))[:, :, 0] == part).all((2, 3, 4))
+                for whole, part in ((decoded, a), (original, b))
+            ]
+            if (same[0] & same[1]).any():
+                return orientation
     raise AssertionError("the crop stands nowhere in the store")
 
 
@@ -247,7 +253,9 @@ def test_a_run_that_was_stopped_ends_bit_identical_to_one_that_was_not(store, tm
 
 
 def test_training_learns_to_remove_noise(store, tmp_path):
-    config = replace(CONFIG, phases=(Phase(steps=150, batch=8, crop=32),), optimizer=OptimizerSettings(lr=3e-3))
+    config = replace(
+        CONFIG, phases=(Phase(steps=80, batch=8, crop=32),), optimizer=OptimizerSettings(lr=5e-3, warmup=5)
+    )
 
     result = run(config, store, tmp_path / "run", device="cpu", minutes=None)
 
@@ -323,3 +331,76 @@ def test_two_processes_have_the_loss_curve_of_one(store, tmp_path):
 
     assert len(curves[0]) == 5
     assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+
+
+def test_shards_hold_the_whole_store_but_for_the_bitstreams(store, tmp_path):
+    shards = pack(store, tmp_path / "shards", shard_megabytes=0.02)
+    unpack(shards, tmp_path / "copy")
+    before, after = PairStore(store), PairStore(tmp_path / "copy")
+
+    assert len(shards) > 1
+    assert [(p.original, p.codec, p.qp) for p in after.pairs] == [
+        (p.original, p.codec, p.qp) for o in before.originals for p in before.pairs if p.original == o
+    ]
+    for pair in after.pairs:
+        twin = next(p for p in before.pairs if (p.original, p.codec) == (pair.original, pair.codec))
+        picture, twin_picture = after.original(pair), before.original(twin)
+        assert np.array_equal(after.image(picture, pair.offset), before.image(twin_picture, twin.offset))
+        assert np.array_equal(after.image(picture, picture.offset), before.image(twin_picture, twin_picture.offset))
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    (tmp_path / "shard_000.zip").write_bytes(b"PK no zip")
+
+    with pytest.raises(ValueError, match=r"shard_000.zip is no whole shard"):
+        unpack([tmp_path / "shard_000.zip"], tmp_path / "store")
+
+
+def test_prepare_makes_each_pair_once_from_any_folder(tmp_path, photograph):
+    source, folder = tmp_path / "photos", tmp_path / "store"
+    (source / "deep").mkdir(parents=True)
+    PillowImage.fromarray(photograph).save(source / "deep/cat.png")
+    PillowImage.fromarray(photograph[:50, :60]).save(source / "small.png")
+    settings = PrepareSettings((CodecPlan.parse("jpeg@10-30x2"), CodecPlan.parse("webp@40")), crop=96, crops=2)
+
+    prepare([source], folder, settings, workers=1)
+    first = PairStore(folder)
+    prepare([source], folder, settings, workers=1)
+
+    assert PairStore(folder).pairs == first.pairs
+    assert [(o.height, o.width) for o in first.originals.values()] == [(96, 96), (96, 96), (50, 60)]
+    assert len(first.pairs) == 9
+    for pair in first.pairs:
+        bitstream = (folder / "bitstreams.bin").read_bytes()[pair.bitstream_offset :][: pair.bytes]
+        decoded = get_codec(pair.codec).decode(bitstream).image
+        assert np.array_equal(decoded, first.image(first.original(pair), pair.offset))
+
+
+def test_div2k_and_dped_layouts_are_known(tmp_path):
+    for name in ("DIV2K_train_HR/0001.png", "DIV2K_train_LR_bicubic/X2/0001x2.png"):
+        (tmp_path / "DIV2K" / name).parent.mkdir(parents=True)
+        (tmp_path / "DIV2K" / name).touch()
+    for name in ("iphone/training_data/iphone/0.jpg", "iphone/training_data/canon/0.jpg"):
+        (tmp_path / "DPED" / name).parent.mkdir(parents=True)
+        (tmp_path / "DPED" / name).touch()
+
+    assert [path.name for path in find_originals(tmp_path / "DIV2K")] == ["0001.png"]
+    assert [path.parent.name for path in find_originals(tmp_path / "DPED")] == ["canon"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no pictures"):
+        find_originals(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("text", ["bpg", "bpg@", "bpg@20-", "gif@1", "bpg,chroma=410@30", "bpg,speed=3@30", "bpg@60"])
+def test_a_wrong_codec_plan_is_refused(text):
+    with pytest.raises((ValueError, UnknownCodecError)):
+        CodecPlan.parse(text)
+
+
+def test_a_codec_plan_spreads_its_qps():
+    plan = CodecPlan.parse("bpg,chroma=444@20-47x4")
+
+    drawn = plan.draw(np.random.default_rng(0))
+
+    assert plan.codec == get_codec("bpg", chroma="444")
+    assert [(qp - 20) // 7 for qp in drawn] == [0, 1, 2, 3]

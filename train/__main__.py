@@ -1,4 +1,4 @@
-"""``python -m train prepare|run|export``: see ``python -m train COMMAND --help``."""
+"""``python -m train prepare|pack|unpack|run|evaluate|export``: see ``python -m train COMMAND --help``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m train", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_prepare(commands)
+    _add_pack(commands)
     _add_run(commands)
+    _add_evaluate(commands)
     _add_export(commands)
     return top
 
@@ -50,6 +52,31 @@ def _prepare(args: argparse.Namespace) -> None:
     prepare(args.sources, args.output, PrepareSettings(plans, args.crop, args.crops, args.seed), workers=args.workers)
 
 
+def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("pack", help="write a store as shards, to train on another machine")
+    command.add_argument("store", type=Path)
+    command.add_argument("-o", "--output", type=Path, required=True, help="folder for the shards")
+    command.add_argument("--shard-mb", type=float, default=60.0, help="size of a shard in megabytes (%(default)s)")
+    command.set_defaults(run=_pack)
+    command = commands.add_parser("unpack", help="make a store from shards")
+    command.add_argument("shards", type=Path, nargs="+")
+    command.add_argument("-o", "--output", type=Path, required=True, help="store (a folder) to make or to add to")
+    command.set_defaults(run=_unpack)
+
+
+def _pack(args: argparse.Namespace) -> None:
+    from train.pack import pack
+
+    for shard in pack(args.store, args.output, shard_megabytes=args.shard_mb):
+        print(f"{shard}: {shard.stat().st_size / 1e6:.1f} MB")
+
+
+def _unpack(args: argparse.Namespace) -> None:
+    from train.pack import unpack
+
+    unpack(args.shards, args.output)
+
+
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("run", help="train a network, or go on with a run")
     names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.toml")))
@@ -79,6 +106,21 @@ def _run(args: argparse.Namespace) -> None:
     result = run(config, args.data, args.output, device=args.device, minutes=args.minutes)
     if result is not None:
         print(f"{args.output}: validation gain {result.gain:+.3f} dB over {result.pairs} pairs")
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("evaluate", help="gain of a checkpoint on the validation part of a store")
+    command.add_argument("checkpoint", help="name or path")
+    command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
+    command.add_argument("--condition", choices=["known", "codec", "none"], default="known", help="told to the network")
+    command.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from train.evaluate import evaluate
+
+    for line in evaluate(args.checkpoint, args.data, args.condition):
+        print(line)
 
 
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

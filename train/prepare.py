@@ -54,7 +54,8 @@ class CodecPlan:
             qps = tuple(range(low, high + 1))
         else:
             qps = tuple(map(int, span.split(",")))
-        codec = get_codec(name, **{key: _value(value) for key, value in _pairs(options)})
+        default = get_codec(name)
+        codec = get_codec(name, **{key: _like(getattr(default, key, ""), value) for key, value in _pairs(options)})
         for qp in qps:
             codec.qp_range.check(qp)
         return cls(codec, qps, min(int(count or len(qps)), len(qps)))
@@ -70,8 +71,11 @@ def _pairs(options: str) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
-def _value(text: str) -> Any:
-    return int(text) if re.fullmatch(r"-?\d+", text) else text
+def _like(default: Any, text: str) -> Any:
+    """``text`` as a value of the default's type."""
+    if isinstance(default, bool):
+        return text.lower() in ("1", "true", "yes")
+    return type(default)(text) if isinstance(default, int | float) else text
 
 
 def find_originals(folder: Path) -> list[Path]:

@@ -40,21 +40,33 @@ def validation_pairs(store: PairStore, config: TrainConfig) -> list[Pair]:
     return chosen
 
 
-def validate(
-    network: RestorationNetwork, store: PairStore, config: TrainConfig, device: torch.device, *, crop: int = 256
-) -> Validation:
-    """Measures ``network`` on the central ``crop`` x ``crop`` pixels of the validation pairs."""
+def validate(network: RestorationNetwork, store: PairStore, config: TrainConfig, device: torch.device) -> Validation:
+    """Measures ``network``, told codec and qp, on the validation pairs."""
     gains: dict[str, list[float]] = defaultdict(list)
     for pair in validation_pairs(store, config):
-        picture = store.original(pair)
-        decoded, original = (
-            _centre(store.image(picture, offset), crop, network.multiple) for offset in (pair.offset, picture.offset)
-        )
-        restored = restore(network, decoded, condition_vector(config.codecs, pair.codec, pair.coded_qp), device)
-        gains[pair.codec].append(10 * float(np.log10(_mse(original, decoded) / _mse(original, restored))))
+        condition = condition_vector(config.codecs, pair.codec, pair.coded_qp)
+        gains[pair.codec].append(pair_gain(network, store, pair, condition, device))
     everything = [gain for codec_gains in gains.values() for gain in codec_gains]
     by_codec = {codec: float(np.mean(values)) for codec, values in gains.items()}
     return Validation(float(np.mean(everything)) if everything else float("nan"), by_codec, len(everything))
+
+
+def pair_gain(
+    network: RestorationNetwork,
+    store: PairStore,
+    pair: Pair,
+    condition: torch.Tensor,
+    device: torch.device,
+    *,
+    crop: int = 256,
+) -> float:
+    """Gain in dB of RGB-PSNR on the central ``crop`` x ``crop`` pixels of a pair."""
+    picture = store.original(pair)
+    decoded, original = (
+        _centre(store.image(picture, offset), crop, network.multiple) for offset in (pair.offset, picture.offset)
+    )
+    restored = restore(network, decoded, condition, device)
+    return 10 * float(np.log10(_mse(original, decoded) / _mse(original, restored)))
 
 
 @torch.inference_mode()

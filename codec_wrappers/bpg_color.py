@@ -8,6 +8,7 @@ repeated. Works in strips of rows, so that the temporary arrays stay small.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,26 +34,31 @@ def plane_dtype(bit_depth: int) -> np.dtype[Any]:
     return np.dtype(np.uint8 if bit_depth == 8 else np.uint16)
 
 
-def image_to_planes(
-    image: Image, *, chroma: Chroma, left_sited: bool, bit_depth: int, color_space: str, limited_range: bool
-) -> list[Plane]:
-    """Converts a gray or RGB picture to planes as they are coded.
+@dataclass(frozen=True)
+class SampleFormat:
+    """What the samples of a picture's planes mean.
 
-    Args:
-        image: ``(H, W)`` for ``chroma`` 400, else ``(H, W, 3)``; uint8 or uint16.
-        chroma: Chroma format of the planes.
-        left_sited: Chroma is co-sited with the even columns; otherwise it lies between columns.
-        bit_depth: Bits per sample of the planes.
-        color_space: One of ``bpg_container.COLOR_SPACES``.
-        limited_range: Leave head- and footroom.
-
-    Returns:
-        One plane, or three: Y, Cb, Cr; for RGB: G, B, R; for YCgCo: Y, Cg, Co.
+    Attributes:
+        chroma: Chroma format.
+        left_sited: Subsampled chroma is co-sited with the even columns; otherwise it lies between columns.
+        bit_depth: Bits per sample.
+        color_space: One of ``bpg_container.COLOR_SPACES``. Planes are Y, Cb, Cr; for RGB: G, B, R; for
+            YCgCo: Y, Cg, Co.
+        limited_range: There is head- and footroom.
     """
+
+    chroma: Chroma
+    left_sited: bool
+    bit_depth: int
+    color_space: str
+    limited_range: bool
+
+
+def image_to_planes(image: Image, samples: SampleFormat) -> list[Plane]:
+    """Converts a gray (for chroma format 400) or RGB picture, uint8 or uint16, to planes as they are coded."""
     height, width = image.shape[:2]
-    matrix, offsets, shift = _forward(image.dtype.itemsize * 8, bit_depth, color_space, limited_range)
-    if chroma == "400":
-        matrix, offsets = np.array([[matrix[0].sum()]]), offsets[:1]
+    chroma, left_sited, bit_depth = samples.chroma, samples.left_sited, samples.bit_depth
+    matrix, offsets, shift = _forward(image.dtype.itemsize * 8, samples)
     planes = [np.empty((height, width), plane_dtype(bit_depth)) for _ in offsets]
     for top in range(0, height, _STRIP):
         rows = image[top : top + _STRIP].reshape(-1, width, len(offsets)).astype(np.int64)
@@ -64,24 +70,16 @@ def image_to_planes(
     return planes
 
 
-def planes_to_image(
-    planes: Sequence[Plane],
-    *,
-    chroma: Chroma,
-    left_sited: bool,
-    bit_depth: int,
-    color_space: str,
-    limited_range: bool,
-    output_depth: int,
-) -> Image:
+def planes_to_image(planes: Sequence[Plane], samples: SampleFormat, output_depth: int) -> Image:
     """Inverse of :func:`image_to_planes`; ``output_depth`` is 8 (uint8) or 16 (uint16)."""
     height, width = planes[0].shape
-    matrix, offset, shift = _backward(bit_depth, output_depth, color_space, limited_range)
+    chroma, left_sited, bit_depth = samples.chroma, samples.left_sited, samples.bit_depth
+    matrix, offset, shift = _backward(output_depth, samples)
     if chroma == "400":
-        matrix = matrix[:1, :1] if color_space == "rgb" else np.array([[matrix[0, 0]]])
+        matrix = matrix[:1, :1]
     shape = (height, width) if chroma == "400" else (height, width, 3)
     image = np.empty(shape, plane_dtype(output_depth))
-    center = 0 if color_space == "rgb" else 1 << (bit_depth - 1)
+    center = 0 if samples.color_space == "rgb" else 1 << (bit_depth - 1)
     for top in range(0, height, _STRIP):
         bottom = min(top + _STRIP, height)
         parts = [planes[0][top:bottom].astype(np.int64)]
@@ -105,12 +103,20 @@ def premultiply(rgb: Image, alpha: Image) -> Image:
 def unpremultiply(rgb: Image, alpha: Image) -> Image:
     """Divides colours by alpha; where alpha is zero, or colours exceed it, they become white (full scale)."""
     full = int(np.iinfo(rgb.dtype).max)
+    bits, extra = (16, 128) if full == 255 else (15, 0)
     out = np.empty_like(rgb)
     for rows in _strips(len(rgb)):
         color, a = rgb[rows].astype(np.int64), alpha[rows, :, None].astype(np.int64)
-        inverse = ((full << 16) + a // 2 + 128) // np.maximum(a, 1) if full == 255 else (full << 32) // np.maximum(a, 1)
-        bits = 16 if full == 255 else 32
+        inverse = ((full << bits) + a // 2 + extra) // np.maximum(a, 1)
         out[rows] = np.where(color >= a, full, (color * inverse + (1 << (bits - 1))) >> bits)
+    return out
+
+
+def multiply_white(rgb: Image, white: Plane, bit_depth: int) -> Image:
+    """RGB of a picture stored with a fourth plane ``W = 1 - K``, samples of ``bit_depth`` bits."""
+    out = np.empty_like(rgb)
+    for rows in _strips(len(rgb)):
+        out[rows] = (rgb[rows].astype(np.int64) * white[rows, :, None] + (1 << (bit_depth - 1))) >> bit_depth
     return out
 
 
@@ -122,47 +128,55 @@ def _clip(values: _Ints, bit_depth: int) -> _Ints:
     return np.clip(values, 0, (1 << bit_depth) - 1, out=values)
 
 
-def _ranges(bit_depth: int, limited: bool) -> tuple[int, int, int]:
+def _ranges(samples: SampleFormat) -> tuple[int, int, int]:
     """Largest luma and chroma excursion, and the value of black."""
-    scale = 1 << (bit_depth - 8)
-    return (219 * scale, 224 * scale, 16 * scale) if limited else (256 * scale - 1, 256 * scale - 1, 0)
+    scale = 1 << (samples.bit_depth - 8)
+    if not samples.limited_range:
+        return 256 * scale - 1, 256 * scale - 1, 0
+    # libbpg scales all planes of RGB and YCgCo like luma.
+    return 219 * scale, (224 if samples.color_space in _WEIGHTS else 219) * scale, 16 * scale
 
 
-def _forward(input_depth: int, bit_depth: int, color_space: str, limited: bool) -> tuple[_Ints, list[int], int]:
-    """Fixed-point matrix from RGB to planes, offsets (rounding included) and right shift."""
-    shift = 31 - bit_depth
-    luma, chroma, black = (value * 2.0**shift for value in _ranges(bit_depth, limited))
-    luma, chroma = luma / ((1 << input_depth) - 1), chroma / ((1 << input_depth) - 1)
+def _forward(input_depth: int, samples: SampleFormat) -> tuple[_Ints, list[int], int]:
+    """Fixed-point matrix from RGB to planes, offsets (rounding included) and right shift.
+
+    For gray pictures the first element of the matrix and the first offset count.
+    """
+    shift = 31 - samples.bit_depth
+    black = _ranges(samples)[2] << shift
+    luma, chroma = (value * 2.0**shift / ((1 << input_depth) - 1) for value in _ranges(samples)[:2])
     half = 1 << (shift - 1)
-    luma_offset, chroma_offset = half + int(black), half + (1 << (bit_depth - 1 + shift))
-    if color_space == "rgb":
-        rows = np.array([[0, luma, 0], [0, 0, luma], [luma, 0, 0]])
-        return np.rint(rows).astype(np.int64), [luma_offset] * 3, shift
-    if color_space == "ycgco":
-        rows = np.array([[luma, 2 * luma, luma], [-chroma, 2 * chroma, -chroma], [2 * chroma, 0, -2 * chroma]]) / 4
+    center = 1 << (samples.bit_depth - 1 + shift)
+    if samples.chroma == "400" or samples.color_space == "rgb":
+        green_first = np.array([[0, luma, 0], [0, 0, luma], [luma, 0, 0]])
+        rows = np.full((1, 1), luma) if samples.chroma == "400" else green_first
+        return np.rint(rows).astype(np.int64), [half + black] * len(rows), shift
+    if samples.color_space == "ycgco":
+        rows = np.array([[1, 2, 1], [-1, 2, -1], [2, 0, -2]]) * luma / 4
     else:
-        red, blue = _WEIGHTS[color_space]
-        green = 1 - red - blue
-        to_y = np.array([red, green, blue])
+        red, blue = _WEIGHTS[samples.color_space]
+        to_y = np.array([red, 1 - red - blue, blue])
         to_cb = (np.array([0, 0, 1]) - to_y) / (2 * (1 - blue))
         to_cr = (np.array([1, 0, 0]) - to_y) / (2 * (1 - red))
         rows = np.array([to_y * luma, to_cb * chroma, to_cr * chroma])
-    return np.rint(rows).astype(np.int64), [luma_offset, chroma_offset, chroma_offset], shift
+    return np.rint(rows).astype(np.int64), [half + black, half + center, half + center], shift
 
 
-def _backward(bit_depth: int, output_depth: int, color_space: str, limited: bool) -> tuple[_Ints, int, int]:
-    """Fixed-point matrix from planes (chroma centred on zero) to RGB, offset and right shift."""
+def _backward(output_depth: int, samples: SampleFormat) -> tuple[_Ints, int, int]:
+    """Fixed-point matrix from planes (chroma centred on zero) to RGB, offset and right shift.
+
+    For gray pictures the first element of the matrix counts.
+    """
     shift = 30 - output_depth
-    luma_range, chroma_range, black = _ranges(bit_depth, limited)
+    luma_range, chroma_range, black = _ranges(samples)
     scale = ((1 << output_depth) - 1) * 2.0**shift
     one, chroma = round(scale / luma_range), scale / chroma_range
     offset = (1 << (shift - 1)) - black * one
-    if color_space == "rgb":
+    if samples.color_space == "rgb":
         return one * np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]]), offset, shift
-    if color_space == "ycgco":
-        c = round(chroma)
-        return np.array([[one, -c, c], [one, c, 0], [one, -c, -c]]), offset, shift
-    red, blue = _WEIGHTS[color_space]
+    if samples.color_space == "ycgco":
+        return one * np.array([[1, -1, 1], [1, 1, 0], [1, -1, -1]]), offset, shift
+    red, blue = _WEIGHTS[samples.color_space]
     green = 1 - red - blue
     factors = np.array(
         [

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codec_wrappers.base import Chroma, Metadata
+from codec_wrappers.base import NO_METADATA, Chroma, Metadata
 from codec_wrappers.bits import BitReader, BitWriter, join_nals, split_nals
 from codec_wrappers.errors import BitstreamError
 from codec_wrappers.hevc_syntax import (
+    PPS,
+    SUFFIX_SEI,
     CodingTools,
+    HevcPicture,
+    is_slice,
+    nal_type,
     read_block_sizes,
     read_extension,
     read_pcm,
@@ -66,7 +71,7 @@ class BpgHeader:
     premultiplied: bool = False
     extra_plane_is_w: bool = False
     animated: bool = False
-    metadata: Metadata = Metadata()
+    metadata: Metadata = NO_METADATA
 
     @property
     def extra_plane(self) -> bool:
@@ -75,20 +80,12 @@ class BpgHeader:
 
 
 @dataclass(frozen=True)
-class HevcData:
-    """One HEVC picture as BPG stores it: tools in place of an SPS, then PPS and slices."""
-
-    tools: CodingTools
-    nals: tuple[bytes, ...]
-
-
-@dataclass(frozen=True)
 class BpgFile:
     """A whole BPG file."""
 
     header: BpgHeader
-    color: HevcData
-    alpha: HevcData | None = None
+    color: HevcPicture
+    alpha: HevcPicture | None = None
 
 
 class _ByteReader:
@@ -171,8 +168,12 @@ def _read_extensions(data: bytes) -> Metadata:
     return Metadata(**{name: payloads.get(tag) for name, tag in _TAGS.items()})
 
 
-def write_header(header: BpgHeader) -> bytes:
-    """Inverse of :func:`read_header`; the length of the picture data is left open ("to the end")."""
+def write_header(header: BpgHeader, picture: bytes) -> bytes:
+    """Inverse of :func:`read_header`: a whole BPG file.
+
+    bpgenc leaves the length of the picture data open, which costs a byte or two less; with it every
+    decoder notices a truncated file.
+    """
     payloads = [(tag, getattr(header.metadata, name)) for name, tag in _TAGS.items()]
     extensions = b"".join(ue7(tag) + ue7(len(data)) + data for tag, data in payloads if data is not None)
     pixel_format = FORMATS.index((header.chroma, header.left_sited))
@@ -184,8 +185,8 @@ def write_header(header: BpgHeader) -> bytes:
         | header.limited_range << 1
         | header.animated
     )
-    fixed = MAGIC + bytes([first, second]) + ue7(header.width) + ue7(header.height) + ue7(0)
-    return fixed + (ue7(len(extensions)) + extensions if header.metadata else b"")
+    fixed = MAGIC + bytes([first, second]) + ue7(header.width) + ue7(header.height) + ue7(len(picture))
+    return fixed + (ue7(len(extensions)) + extensions if header.metadata else b"") + picture
 
 
 def read_tools(payload: bytes) -> CodingTools:
@@ -231,15 +232,29 @@ def read_file(data: bytes) -> BpgFile:
     alpha_tools = read_tools(reader.take(reader.ue7())) if header.extra_plane else None
     tools = read_tools(reader.take(reader.ue7()))
     nals = split_nals(b"\0\0\1" + picture[reader.position :])
-    layers: tuple[list[bytes], list[bytes]] = ([], [])
+    alpha = HevcPicture(alpha_tools, _first_picture(nals, 1)) if alpha_tools else None
+    return BpgFile(header, HevcPicture(tools, _first_picture(nals, 0)), alpha)
+
+
+def _first_picture(nals: list[bytes], layer: int) -> tuple[bytes, ...]:
+    """PPS, slices and hash of the first picture of a layer, marked as layer 0.
+
+    Parameter sets that BPG does not allow are left out: they would contradict the header.
+    """
+    kept: list[bytes] = []
+    started = False
     for nal in nals:
-        if len(nal) < 3:
-            raise BitstreamError("a NAL unit of the BPG file is too short", offset=len(data))
-        layer = (nal[0] & 1) << 5 | nal[1] >> 3
-        if layer < 2:  # other layers are not defined and may be ignored
-            layers[layer].append(bytes([nal[0] & 0xFE, nal[1] & 7]) + nal[2:])
-    alpha = HevcData(alpha_tools, tuple(layers[1])) if alpha_tools else None
-    return BpgFile(header, HevcData(tools, tuple(layers[0])), alpha)
+        if len(nal) < 3 or (nal[0] & 1) << 5 | nal[1] >> 3 != layer:
+            continue
+        starts = is_slice(nal) and nal[2] >> 7 == 1  # first_slice_segment_in_pic_flag
+        if started and (starts or nal_type(nal) == PPS):
+            break
+        started |= starts
+        if is_slice(nal) or nal_type(nal) in (PPS, SUFFIX_SEI):
+            kept.append(bytes([nal[0] & 0xFE, nal[1] & 7]) + nal[2:])
+    if not started:
+        raise BitstreamError("the BPG file holds no picture")
+    return tuple(kept)
 
 
 def write_file(file: BpgFile) -> bytes:
@@ -252,4 +267,4 @@ def write_file(file: BpgFile) -> bytes:
             raise ValueError("alpha and colour must have the same number of NAL units")
         marked = [bytes([nal[0], nal[1] | 8]) + nal[2:] for nal in file.alpha.nals]
         nals = [nal for pair in zip(marked, nals, strict=True) for nal in pair]
-    return write_header(file.header) + headers + join_nals(nals)[4:]
+    return write_header(file.header, headers + join_nals(nals)[4:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ import numpy.typing as npt
 from codec_wrappers.base import Chroma
 from codec_wrappers.bits import join_nals, split_nals
 from codec_wrappers.errors import BitstreamError, CodecError, CodecUnavailableError
-from codec_wrappers.hevc_syntax import PPS, SPS, CodingTools, Sps, is_slice, nal_type, parse_sps, write_sps, write_vps
+from codec_wrappers.hevc_heif import decode_heif, wrap_heif
+from codec_wrappers.hevc_syntax import PPS, SPS, HevcPicture, Sps, is_slice, nal_type, parse_sps, write_sps, write_vps
 
 Plane: TypeAlias = npt.NDArray[Any]
 """One colour component, ``(H, W)``: uint8 at 8 bits, uint16 above."""
@@ -25,6 +27,7 @@ Plane: TypeAlias = npt.NDArray[Any]
 CHROMA_FORMATS: tuple[Chroma, ...] = ("400", "420", "422", "444")
 _PIXEL_FORMATS = {"400": "gray", "420": "yuv420p", "422": "yuv422p", "444": "yuv444p"}
 DECODABLE_DEPTHS = (8, 9, 10, 12)
+_TAIL = b"\xff\x55\xaa" * 20
 
 # ipratio: x265 would code intra pictures at qp - 3. No threads, no psycho-visual tricks, no
 # adaptive quantisation: the same picture always gives the same bytes, and PSNR means something.
@@ -36,14 +39,6 @@ _COMMON = (
 # x265 keeps its lambda tables in global variables: a lambda file changes every later encoding of the
 # process. So each encoding brings its own, and no two run at a time.
 _X265_LOCK = threading.Lock()
-
-
-@dataclass(frozen=True)
-class HevcPicture:
-    """An encoded picture: the coding tools of its SPS, and its PPS and slices."""
-
-    tools: CodingTools
-    nals: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,8 @@ def encode_intra(
     with _X265_LOCK, tempfile.TemporaryDirectory(prefix="x265-") as folder:
         lambdas = Path(folder, "lambdas")
         lambdas.write_text(_lambda_file(bit_depth, settings.lambda_scale))
-        options = [_COMMON, f"qp={qp}", f"lambda-file={lambdas}", *size_options, *settings.extra]
+        path = re.sub(r"([\\\\':=\s])", r"\\\1", str(lambdas))
+        options = [_COMMON, f"qp={qp}", f"lambda-file={path}", *size_options, *settings.extra]
         if lossless:
             options.append("lossless=1")
         packet = _run_x265(padded, _pixel_format(chroma, bit_depth), settings.preset, ":".join(options))
@@ -102,34 +98,37 @@ def encode_intra(
     return HevcPicture(sps.tools, kept)
 
 
-def decode_intra(
-    nals: Sequence[bytes], tools: CodingTools, chroma: Chroma, bit_depth: int, size: tuple[int, int]
-) -> list[Plane]:
+def decode_intra(picture: HevcPicture, chroma: Chroma, bit_depth: int, size: tuple[int, int]) -> list[Plane]:
     """Decodes one intra picture and crops it to ``size`` (height, width).
 
-    The result is read-only and shares the decoder's memory.
+    Decoders go on quietly behind the end of truncated data. Bytes there cannot matter to a complete
+    picture, so it is decoded again with other bytes after its end, and must come out the same.
+
+    Returns:
+        The planes, read-only: they share the decoder's memory.
 
     Raises:
-        BitstreamError: If the data are damaged or use something FFmpeg cannot decode.
-        CodecUnavailableError: If PyAV is missing.
+        BitstreamError: If the data are damaged or use something that cannot be decoded here.
+        CodecUnavailableError: If a needed library is missing.
     """
-    if bit_depth not in DECODABLE_DEPTHS:
-        raise BitstreamError(f"HEVC with {bit_depth} bits cannot be decoded here, only {DECODABLE_DEPTHS}")
     height, width = size
+    tools, nals = picture.tools, picture.nals
     coded = tools.coded_size(height, width)
+    # Every coding tree block takes at least one bit: a prediction mode is coded without compression.
+    trees = math.prod(-(-side // (1 << tools.log2_ctb)) for side in coded)
+    if 8 * sum(map(len, nals)) < trees:
+        raise BitstreamError(f"the data are too short for a picture of {width} x {height} pixels")
     sps = Sps(CHROMA_FORMATS.index(chroma), coded[1], coded[0], bit_depth, bit_depth, tools)
-    frame = _run_decoder(join_nals([write_vps(), write_sps(sps), *nals]))
-    expected = _pixel_format(chroma, bit_depth)
-    if frame.format.name != expected or (frame.height, frame.width) != coded:
-        raise BitstreamError("the HEVC data do not match the header of the picture")
+    decode = _decode_heif if "implicit_rdpcm" in tools.range_flags else _decode_ffmpeg
+    planes = decode(nals, sps)
+    last = max(index for index, nal in enumerate(nals) if is_slice(nal))
+    again = decode([*nals[:last], nals[last] + _TAIL, *nals[last + 1 :]], sps)
+    if not all(map(np.array_equal, planes, again)):
+        raise BitstreamError("the HEVC data are truncated or damaged")
     vertical, horizontal = subsampling(chroma)
-    planes = []
-    for index, plane in enumerate(frame.planes):
-        dtype = np.dtype("u1" if bit_depth == 8 else "<u2")
-        rows = np.frombuffer(plane, dtype).reshape(plane.height, -1)
-        down, across = (vertical, horizontal) if index else (1, 1)
-        planes.append(rows[: -(-height // down), : -(-width // across)])
-    return planes
+    factors = [(1, 1), (vertical, horizontal), (vertical, horizontal)]
+    cropped = zip(planes, factors[: len(planes)], strict=True)
+    return [plane[: -(-height // down), : -(-width // across)] for plane, (down, across) in cropped]
 
 
 def encoder_version() -> str:
@@ -139,8 +138,10 @@ def encoder_version() -> str:
         CodecUnavailableError: If PyAV is missing or was built without libx265.
     """
     av = _import_av()
-    _find_encoder(av)
-    return f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}, libx265"
+    gray = np.zeros((16, 16), np.uint8)
+    packet = _run_x265([gray], "gray", "ultrafast", "log-level=none:pools=none:ctu=16")
+    version = re.search(rb"x265 \(build \d+\) - ([\w.+-]+)", packet)
+    return f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}, x265 {version[1].decode() if version else '?'}"
 
 
 def _import_av() -> Any:
@@ -201,20 +202,34 @@ def _run_x265(planes: Sequence[Plane], pixel_format: str, preset: str, parameter
         raise CodecError(f"x265 failed on {width} x {height} {pixel_format}: {error}") from error
 
 
-def _run_decoder(stream: bytes) -> Any:
+def _decode_ffmpeg(nals: Sequence[bytes], sps: Sps) -> list[Plane]:
+    if sps.luma_depth not in DECODABLE_DEPTHS:
+        raise BitstreamError(f"HEVC with {sps.luma_depth} bits cannot be decoded here, only with {DECODABLE_DEPTHS}")
     av = _import_av()
     try:
         context = av.CodecContext.create("hevc", "r")
         context.thread_count = 1
         context.options = {"err_detect": "explode+crccheck"}
-        frames = [*context.decode(av.Packet(stream)), *context.decode(None)]
+        packet = av.Packet(join_nals([write_vps(), write_sps(sps), *nals]))
+        frames = [*context.decode(packet), *context.decode(None)]
     except (av.error.FFmpegError, MemoryError) as error:
         raise BitstreamError(f"the HEVC data are damaged or not supported: {error}") from error
-    if not frames:
+    if not frames or frames[0].is_corrupt:
         raise BitstreamError("the HEVC data hold no picture that can be decoded")
-    if frames[0].is_corrupt:
-        raise BitstreamError("the HEVC data are damaged")
-    return frames[0]
+    frame = frames[0]
+    expected = _pixel_format(CHROMA_FORMATS[sps.chroma_format], sps.luma_depth)
+    if frame.format.name != expected or (frame.height, frame.width) != (sps.height, sps.width):
+        raise BitstreamError("the HEVC data do not match the header of the picture")
+    dtype = np.dtype("u1" if sps.luma_depth == 8 else "<u2")
+    return [np.frombuffer(plane, dtype).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes]
+
+
+def _decode_heif(nals: Sequence[bytes], sps: Sps) -> list[Plane]:
+    """By libde265: FFmpeg filters intra edges in losslessly coded blocks, where H.265 (8.4.4.2.6) forbids it."""
+    chroma = CHROMA_FORMATS[sps.chroma_format]
+    if chroma not in ("400", "444") or sps.luma_depth != 8:
+        raise BitstreamError(f"lossless HEVC with {chroma} chroma and {sps.luma_depth} bits cannot be decoded here")
+    return decode_heif(wrap_heif(nals, sps), sps)
 
 
 def _lambda_file(bit_depth: int, scale: float) -> str:

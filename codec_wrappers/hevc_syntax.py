@@ -12,7 +12,7 @@ from codec_wrappers.bits import BitReader, BitWriter, escape, unescape
 from codec_wrappers.errors import BitstreamError
 
 IDR_W_RADL, IDR_N_LP = 19, 20
-VPS, SPS, PPS = 32, 33, 34
+VPS, SPS, PPS, SUFFIX_SEI = 32, 33, 34, 40
 RANGE_FLAGS = (
     "transform_skip_rotation",
     "transform_skip_context",
@@ -33,6 +33,7 @@ def nal_type(nal: bytes) -> int:
 
 
 def is_slice(nal: bytes) -> bool:
+    """Whether a NAL unit is coded picture data (of any kind)."""
     return 0 <= nal_type(nal) < 32
 
 
@@ -92,6 +93,14 @@ class CodingTools:
 
 
 @dataclass(frozen=True)
+class HevcPicture:
+    """An intra picture without its SPS: coding tools, then PPS and slices (and perhaps a hash SEI)."""
+
+    tools: CodingTools
+    nals: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
 class Sps:
     """What is kept of a sequence parameter set; sizes in luma samples, before any cropping."""
 
@@ -112,6 +121,7 @@ def read_block_sizes(reader: BitReader) -> tuple[int, int, int, int]:
 
 
 def write_block_sizes(writer: BitWriter, tools: CodingTools) -> None:
+    """Inverse of :func:`read_block_sizes`."""
     writer.ue(tools.log2_min_cb - 3)
     writer.ue(tools.log2_ctb - tools.log2_min_cb)
     writer.ue(tools.log2_min_tb - 2)
@@ -126,6 +136,7 @@ def read_pcm(reader: BitReader) -> PcmSettings | None:
 
 
 def write_pcm(writer: BitWriter, pcm: PcmSettings | None) -> None:
+    """Inverse of :func:`read_pcm`."""
     writer.flag(pcm is not None)
     if pcm is not None:
         writer.u(4, pcm.luma_depth - 1)
@@ -150,6 +161,7 @@ def read_extension(reader: BitReader) -> frozenset[str]:
 
 
 def write_extension(writer: BitWriter, flags: frozenset[str]) -> None:
+    """Inverse of :func:`read_extension`."""
     writer.flag(bool(flags))
     if flags:
         writer.u(8, 0x80)
@@ -332,19 +344,14 @@ def write_sps(sps: Sps) -> bytes:
     return bytes([SPS << 1, 1]) + escape(writer.to_bytes())
 
 
-def slice_qp(nals: list[bytes], *, sao: bool, monochrome: bool) -> int:
+def slice_qp(picture: HevcPicture, *, monochrome: bool) -> int:
     """Luma quantisation parameter of the first slice: ``26 + init_qp_minus26 + slice_qp_delta``.
 
-    Args:
-        nals: NAL units with at least one PPS and one IDR slice; the first of each is read.
-        sao: Whether the SPS enables sample adaptive offset.
-        monochrome: Whether there is no chroma.
-
     Raises:
-        BitstreamError: If one of the two is missing, ends early, or the slice is not intra.
+        BitstreamError: If the first PPS or IDR slice is missing, ends early, or is not intra.
     """
-    pps = next((nal for nal in nals if nal_type(nal) == PPS), None)
-    idr = next((nal for nal in nals if nal_type(nal) in (IDR_W_RADL, IDR_N_LP)), None)
+    pps = next((nal for nal in picture.nals if nal_type(nal) == PPS), None)
+    idr = next((nal for nal in picture.nals if nal_type(nal) in (IDR_W_RADL, IDR_N_LP)), None)
     if pps is None or idr is None:
         raise BitstreamError("the HEVC data hold no picture parameter set or no IDR slice")
     reader = BitReader(unescape(pps[2:]))
@@ -365,5 +372,5 @@ def slice_qp(nals: list[bytes], *, sao: bool, monochrome: bool) -> int:
     reader.skip(extra_bits)
     if reader.ue() != 2:
         raise BitstreamError("the slice of a still picture is not an intra slice")
-    reader.skip(output_flag + sao * (1 if monochrome else 2))
+    reader.skip(output_flag + picture.tools.sao * (1 if monochrome else 2))
     return qp + reader.se()

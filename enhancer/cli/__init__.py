@@ -1,0 +1,1 @@
+"""The commands, one module each; heavy imports happen when one runs."""

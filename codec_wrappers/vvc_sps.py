@@ -5,6 +5,7 @@ A VVC header has no lengths to skip by: whoever wants its end reads all of it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from codec_wrappers.base import Chroma
@@ -12,10 +13,6 @@ from codec_wrappers.bits import BitReader, unescape
 from codec_wrappers.errors import BitstreamError
 
 _CHROMA: tuple[Chroma, ...] = ("400", "420", "422", "444")
-
-
-class UnsupportedSyntaxError(BitstreamError):
-    """A header uses a feature that is not followed here; a decoder may well know it."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,8 @@ class Sps:
         coded_height: Rows likewise.
         width: Columns that a decoder puts out.
         height: Rows likewise.
-        complete: Whether all fields hold; False when the set has a part that is not followed here,
-            and then only chroma format and sizes do.
+        complete: Whether all fields hold; False when a part of the set could not be followed, and then
+            only chroma format and sizes do.
 
     The other fields carry what their names in the standard say.
     """
@@ -96,7 +93,7 @@ def read_sps(nal: bytes) -> tuple[int, Sps]:
     """Identifier and content of a sequence parameter set.
 
     Raises:
-        BitstreamError: If it is damaged.
+        BitstreamError: If it is damaged before the size.
     """
     bits = BitReader(unescape(nal[2:]))
     sps = Sps()
@@ -110,11 +107,9 @@ def read_sps(nal: bytes) -> tuple[int, Sps]:
     if bits.flag():  # sps_ref_pic_resampling_enabled_flag
         bits.flag()
     _read_size(bits, sps)
-    try:
+    with suppress(BitstreamError):  # what cannot be followed here may be right: the decoder judges
         _read_body(bits, sps, sublayers, has_dpb, vps_id)
         sps.complete = True
-    except UnsupportedSyntaxError:
-        pass
     return key, sps
 
 
@@ -171,7 +166,7 @@ def _read_size(bits: BitReader, sps: Sps) -> None:
 
 def _read_body(bits: BitReader, sps: Sps, sublayers: int, has_dpb: bool, vps_id: int) -> None:
     if bits.flag():  # sps_subpic_info_present_flag
-        raise UnsupportedSyntaxError("subpictures are not followed")
+        raise BitstreamError("subpictures are not followed")
     sps.bit_depth = bits.ue() + 8
     if sps.bit_depth > 16:
         raise BitstreamError(f"the header claims {sps.bit_depth} bits per sample")
@@ -248,7 +243,7 @@ def _read_ref_pic_lists(bits: BitReader, sps: Sps, vps_id: int) -> None:
     sps.weighted = bits.u(2) != 0
     sps.long_term = bits.flag()
     if vps_id > 0 and bits.flag():  # sps_inter_layer_prediction_enabled_flag
-        raise UnsupportedSyntaxError("prediction between layers is not followed")
+        raise BitstreamError("prediction between layers is not followed")
     sps.idr_rpl = bits.flag()
     same = bits.flag()  # sps_rpl1_same_as_rpl0_flag
     for i in range(1 if same else 2):

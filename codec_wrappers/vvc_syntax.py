@@ -8,6 +8,7 @@ known then, and the qp is reported as None.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from codec_wrappers.base import Chroma
@@ -16,7 +17,6 @@ from codec_wrappers.errors import BitstreamError
 from codec_wrappers.vvc_sps import (
     RefPicList,
     Sps,
-    UnsupportedSyntaxError,
     Vui,
     read_ref_pic_list,
     read_sps,
@@ -38,9 +38,9 @@ class StreamHeaders:
         width: Columns that a decoder puts out.
         height: Rows that a decoder puts out.
         chroma: Chroma format.
-        bit_depth: Bits per sample; None when the SPS has a part that is not followed here.
+        bit_depth: Bits per sample; None when the SPS could not be followed.
         vui: How samples are to be shown; None likewise.
-        qp: Quantisation parameter of the first slice; None when it could not be followed.
+        qp: Quantisation parameter of the first slice; None when the headers could not be followed.
     """
 
     width: int
@@ -88,7 +88,7 @@ def sequence_sets(nals: Iterable[bytes]) -> list[Sps]:
     """All sequence parameter sets of a stream.
 
     Raises:
-        BitstreamError: If one is damaged.
+        BitstreamError: If one is damaged before the size.
     """
     return [read_sps(nal)[1] for nal in nals if nal_type(nal) == SPS and _in_base_layer(nal)]
 
@@ -97,7 +97,7 @@ def read_headers(nals: Iterable[bytes]) -> StreamHeaders:
     """What the headers before and in the first slice say.
 
     Raises:
-        BitstreamError: If a header is damaged, or a parameter set is missing.
+        BitstreamError: If a parameter set that the first slice needs is missing or has no size.
     """
     sequence: dict[int, Sps] = {}
     pictures: dict[int, bytes] = {}
@@ -132,17 +132,30 @@ def _first_picture(
     sps = sequence[sps_id]
     if not sps.complete:
         return StreamHeaders(sps.width, sps.height, sps.chroma, None, None, None)
-    try:
-        if not intra_only:
-            raise UnsupportedSyntaxError("inter pictures are not followed")
-        pps = _read_pps(BitReader(pictures[pps_id]), sps)
-        ph = _read_ph_rest(header, sps, pps)
-        qp: int | None = pps.init_qp + ph.qp_delta
-        if not pps.qp_delta_in_ph:
-            qp = pps.init_qp + _read_slice_qp_delta(bits, nal_type(nal), sps, pps, None if header_in_slice else ph)
-    except UnsupportedSyntaxError:
-        qp = None
+    qp = None
+    if intra_only:
+        with suppress(BitstreamError):  # what cannot be followed here may be right: the decoder judges
+            qp = _slice_qp(bits, nal_type(nal), None if header_in_slice else header, sps, pictures[pps_id])
     return StreamHeaders(sps.width, sps.height, sps.chroma, sps.bit_depth, sps.vui, qp)
+
+
+def _slice_qp(bits: BitReader, kind: int, header: BitReader | None, sps: Sps, pps_payload: bytes) -> int:
+    """``SliceQpY`` of an intra slice (H.266, 7.4.8).
+
+    Args:
+        bits: The slice, after ``ph_pic_parameter_set_id`` or, with ``header``, where that flag says no.
+        kind: Type of the slice's NAL unit.
+        header: The picture header after that element if it stands in a NAL unit of its own.
+        sps: The sequence parameter set.
+        pps_payload: The picture parameter set.
+    """
+    pps = _read_pps(BitReader(pps_payload), sps)
+    ph = _read_ph_rest(header or bits, sps, pps)
+    delta = ph.qp_delta if pps.qp_delta_in_ph else _read_slice_qp_delta(bits, kind, sps, pps, ph if header else None)
+    qp = pps.init_qp + delta
+    if not -6 * (sps.bit_depth - 8) <= qp <= 63:
+        raise BitstreamError(f"the first slice claims qp {qp}")
+    return qp
 
 
 def _in_base_layer(nal: bytes) -> bool:
@@ -161,7 +174,7 @@ def _read_pps(bits: BitReader, sps: Sps) -> Pps:
     pps.output_flag = bits.flag()
     partitioned = not bits.flag()
     if bits.flag():  # pps_subpic_id_mapping_present_flag
-        raise UnsupportedSyntaxError("subpictures are not followed")
+        raise BitstreamError("subpictures are not followed")
     if partitioned:
         _skip_tiles(bits, _in_ctus(width, sps), _in_ctus(height, sps))
     bits.flag()  # pps_cabac_init_present_flag
@@ -205,7 +218,7 @@ def _skip_tiles(bits: BitReader, width: int, height: int) -> None:
     several = columns * rows > 1 or first_column < width or first_row < height
     rectangular = not several or bits.u(2) & 1 == 1  # after pps_loop_filter_across_tiles_enabled_flag
     if not (rectangular and bits.flag()):  # pps_single_slice_per_subpic_flag
-        raise UnsupportedSyntaxError("several slices are not followed")
+        raise BitstreamError("several slices are not followed")
     bits.flag()  # pps_loop_filter_across_slices_enabled_flag
 
 

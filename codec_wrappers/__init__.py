@@ -16,6 +16,8 @@ from codec_wrappers.base import (
     bits_per_pixel,
 )
 from codec_wrappers.bpg import BpgCodec
+from codec_wrappers.heif_codecs import AvifCodec, HeicCodec
+from codec_wrappers.jpeg2000 import Jpeg2000Codec
 from codec_wrappers.pillow_codecs import JpegCodec, WebpCodec
 from codec_wrappers.registry import CodecRegistry
 from codec_wrappers.vvc import VvcCodec
@@ -25,6 +27,9 @@ REGISTRY.add(BpgCodec)
 REGISTRY.add(VvcCodec)
 REGISTRY.add(JpegCodec)
 REGISTRY.add(WebpCodec)
+REGISTRY.add(AvifCodec)
+REGISTRY.add(HeicCodec)
+REGISTRY.add(Jpeg2000Codec)
 
 
 def get_codec(name: str, **options: Any) -> Codec:

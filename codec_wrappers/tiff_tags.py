@@ -9,7 +9,6 @@ import struct
 from dataclasses import dataclass
 from typing import TypeAlias
 
-ORIENTATION = 0x0112
 _DIRECTORY_TAGS = (0x8769, 0x8825, 0xA005)  # Exif, GPS, Interoperability: fields that hold a directory
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
@@ -190,27 +189,3 @@ def _directory_bytes(order: str, directory: Directory, offset: int) -> bytes:
             values += field.data if len(field.data) > 4 else b""
         values += b"\0" * (len(values) % 2)  # values begin at even offsets
     return entries + bytes(4) + values
-
-
-def exif_orientation(exif: bytes | None) -> int:
-    """How the stored picture is to be turned for display: 1 (as it is) to 8, EXIF 2.32, 4.6.4 A; 1 if not said."""
-    try:
-        field = parse_tiff(exif or b"", max_directories=1).directories[0].get(ORIENTATION)
-    except TiffTagError:
-        return 1
-    value = field.integers[0] if field and field.integers else 1
-    return value if 1 <= value <= 8 else 1
-
-
-def without_orientation(exif: bytes | None) -> bytes | None:
-    """The same EXIF block with the orientation 1, for pixels that have been turned; all else stays in place."""
-    if exif is None or exif_orientation(exif) == 1:
-        return exif
-    order = "<" if exif[:2] == b"II" else ">"
-    (offset,) = struct.unpack_from(f"{order}I", exif, 4)
-    (count,) = struct.unpack_from(f"{order}H", exif, offset)
-    patched = bytearray(exif)
-    for position in range(offset + 2, offset + 2 + 12 * count, 12):
-        if struct.unpack_from(f"{order}H", exif, position) == (ORIENTATION,):
-            struct.pack_into(f"{order}HIHH", patched, position + 2, 3, 1, 1, 0)
-    return bytes(patched)

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from codec_wrappers import REGISTRY, get_codec, identify
 from codec_wrappers.base import DEFAULT_MAX_PIXELS, check_image
 from codec_wrappers.errors import BitstreamError, UnknownCodecError
+from codec_wrappers.jpeg_tables import parse_jpeg, with_dpi
 from enhancer.errors import ImageError
 from enhancer.files import write_atomically
 from enhancer.formats import png, pnm, simple, tiff
@@ -46,7 +47,7 @@ _SUFFIXES = {
     ".jp2": "jpeg2000",
 }
 # Lossy formats are written so that a second loss is hardly seen; a chosen rate is the codecs' own job.
-_LOSSY = {"jpeg": ("444", 95), "webp": ("420", 95), "avif": ("444", 90), "heic": ("444", 90), "jpeg2000": (None, 480)}
+_LOSSY = {"jpeg": ("444", 95), "webp": (None, 95), "avif": ("444", 90), "heic": ("444", 90), "jpeg2000": (None, 480)}
 
 
 def read_picture(source: str | Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
@@ -93,7 +94,8 @@ def _read_bytes(data: bytes, max_pixels: int) -> Picture:
         raise ImageError("not a picture of any known kind") from error
     except BitstreamError as error:
         raise ImageError(str(error)) from error
-    return Picture(decoded.image, decoded.metadata, source_format=name, info=decoded.info)
+    dpi = parse_jpeg(data).dpi if name == "jpeg" else None
+    return Picture(decoded.image, decoded.metadata, dpi, source_format=name, info=decoded.info)
 
 
 def is_plain_picture(head: bytes) -> bool:
@@ -163,9 +165,10 @@ def _encode_lossy(picture: Picture, name: str) -> bytes:
     chroma, quality = _LOSSY[name]
     options = {} if chroma is None or picture.image.ndim == 2 else {"chroma": chroma}
     try:
-        return get_codec(name, **options).encode(picture.image, quality, metadata=picture.metadata)
+        content = get_codec(name, **options).encode(picture.image, quality, metadata=picture.metadata)
     except ValueError as error:
         raise ImageError(f"{name} cannot hold this picture: {error}") from error
+    return with_dpi(content, picture.dpi) if name == "jpeg" else content
 
 
 def write_picture(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from codec_wrappers import CodingInfo, Image, Metadata
 from codec_wrappers.base import NO_METADATA
-from codec_wrappers.tiff_tags import exif_orientation, without_orientation
+from codec_wrappers.orientation import exif_orientation, turned, with_orientation
 from enhancer.errors import ImageError
 
 
@@ -54,16 +52,9 @@ def upright(picture: Picture) -> Picture:
     orientation = exif_orientation(picture.metadata.exif)
     if orientation == 1:
         return picture
-    image = picture.image
-    if orientation >= 5:
-        image = image.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
     dpi = picture.dpi[::-1] if picture.dpi and orientation >= 5 else picture.dpi
-    metadata = replace(picture.metadata, exif=without_orientation(picture.metadata.exif))
-    return replace(picture, image=np.ascontiguousarray(image), metadata=metadata, dpi=dpi)
+    metadata = replace(picture.metadata, exif=with_orientation(picture.metadata.exif, 1))
+    return replace(picture, image=turned(picture.image, orientation), metadata=metadata, dpi=dpi)
 
 
 def stripped(picture: Picture) -> Picture:

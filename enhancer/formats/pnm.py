@@ -10,6 +10,7 @@ import re
 import numpy as np
 
 from codec_wrappers import Image
+from codec_wrappers.samples import full_range
 from enhancer.errors import ImageError
 from enhancer.formats.picture import Picture, check_claim
 
@@ -41,7 +42,7 @@ def read(data: bytes, max_pixels: int) -> Picture:
         samples = np.frombuffer(data, sample_type, count=height * width * channels, offset=start)
     if re.match(rb"\s*P[1-7]\s", data[end : end + 64]):
         raise ImageError("the Netpbm file holds several pictures; only one is supported")
-    return Picture(_full_range(samples.reshape(shape), maximum), source_format="pam" if digit == 7 else "pnm")
+    return Picture(_to_image(samples.reshape(shape), maximum), source_format="pam" if digit == 7 else "pnm")
 
 
 def _check_length(data: bytes, end: int) -> None:
@@ -100,14 +101,11 @@ def _packed_bits(data: bytes, start: int, width: int, height: int) -> tuple[Imag
     return 1 - np.unpackbits(rows, axis=1, count=width), end
 
 
-def _full_range(samples: Image, maximum: int) -> Image:
-    """Scales ``0..maximum`` to the full range of uint8 or uint16; gray loses its axis, gray + alpha is RGBA."""
+def _to_image(samples: Image, maximum: int) -> Image:
+    """Samples in the full range of uint8 or uint16; gray loses its axis, gray with alpha becomes RGBA."""
     if int(samples.max()) > maximum or int(samples.min()) < 0:
         raise ImageError(f"the Netpbm file has samples above its maximum value {maximum}")
-    peak = 255 if maximum < 256 else 65535
-    if maximum != peak:
-        samples = (samples.astype(np.uint64) * peak + maximum // 2) // maximum
-    image = samples.astype(np.uint8 if peak == 255 else np.uint16)
+    image = full_range(samples, maximum)
     channels = image.shape[2]
     if channels == 1:
         return image[..., 0]

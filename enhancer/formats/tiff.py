@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from codec_wrappers import Image, Metadata
+from codec_wrappers.samples import full_range, straight_alpha
 from codec_wrappers.tiff_tags import Directory, Field, TiffTagError, build_tiff, longs, parse_tiff, shorts
 from enhancer.errors import ImageError
 from enhancer.formats.picture import Picture, check_claim
@@ -220,7 +221,7 @@ def _to_image(samples: Image, directory: Directory, layout: _Layout) -> Image:
     if layout.photometric == _PALETTE:
         image = _palette(color[..., 0], directory, layout.bits)
     else:
-        image = _full_range(color, layout.bits)
+        image = full_range(color, (1 << layout.bits) - 1)
         if layout.photometric == _GRAY_INVERTED:
             image = np.iinfo(image.dtype).max - image
         elif layout.photometric == _CMYK:
@@ -231,17 +232,9 @@ def _to_image(samples: Image, directory: Directory, layout: _Layout) -> Image:
     kinds = [kind for kind in extra if kind in (_ASSOCIATED, _STRAIGHT)]
     if not kinds or layout.channels <= colors + extra.index(kinds[0]):
         return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-    alpha = _full_range(samples[..., colors + extra.index(kinds[0])], layout.bits).astype(image.dtype)[..., None]
-    rgb = np.broadcast_to(image, (*image.shape[:2], 3))
-    return np.concatenate([_straight(rgb, alpha) if kinds[0] == _ASSOCIATED else rgb, alpha], axis=2)
-
-
-def _full_range(samples: Image, bits: int) -> Image:
-    if bits in (8, 16):
-        return samples
-    peak = 255 if bits < 8 else 65535
-    scaled = (samples.astype(np.uint32) * peak + (1 << bits) // 2) // ((1 << bits) - 1)
-    return scaled.astype(samples.dtype)
+    alpha = full_range(samples[..., colors + extra.index(kinds[0])], (1 << layout.bits) - 1).astype(image.dtype)
+    rgba = np.concatenate([np.broadcast_to(image, (*image.shape[:2], 3)), alpha[..., None]], axis=2)
+    return straight_alpha(rgba) if kinds[0] == _ASSOCIATED else rgba
 
 
 def _palette(indices: Image, directory: Directory, bits: int) -> Image:
@@ -260,14 +253,6 @@ def _cmyk_to_rgb(image: Image) -> Image:
         return np.asarray(PillowImage.fromarray(np.ascontiguousarray(image), "CMYK").convert("RGB"))
     left = 65535 - image.astype(np.uint64)
     return ((left[..., :3] * left[..., 3:] + 32767) // 65535).astype(np.uint16)
-
-
-def _straight(rgb: Image, alpha: Image) -> Image:
-    """Undoes premultiplication, rounding; fully transparent pixels become black."""
-    peak = int(np.iinfo(rgb.dtype).max)
-    opacity = np.maximum(alpha, 1).astype(np.uint64)
-    unclipped = (rgb.astype(np.uint64) * peak + opacity // 2) // opacity
-    return np.where(alpha == 0, 0, np.minimum(unclipped, peak)).astype(rgb.dtype)
 
 
 def _metadata(directory: Directory, order: str) -> Metadata:

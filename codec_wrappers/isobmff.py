@@ -1,0 +1,260 @@
+"""What the boxes of an AVIF or HEIC file say: sizes, depth, chroma, orientation, metadata; nothing is decoded.
+
+Sources: ISO/IEC 14496-12 (boxes, items), ISO/IEC 23008-12 (image items and their properties),
+the AV1 and HEVC configuration records (AV1 in ISOBMFF 2.3.3; ISO/IEC 14496-15, 8.3.3.1).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from codec_wrappers.base import Chroma, Metadata
+from codec_wrappers.errors import BitstreamError
+from codec_wrappers.orientation import turned, with_orientation
+
+_CHROMAS: dict[int, Chroma] = {0: "400", 1: "420", 2: "422", 3: "444"}
+_XMP_TYPE = b"application/rdf+xml"
+
+
+def brands(head: bytes) -> tuple[bytes, ...]:
+    """Major and compatible brands as far as ``head`` (64 bytes suffice) holds them; empty if there is no ftyp box."""
+    if head[4:8] != b"ftyp" or len(head) < 16:
+        return ()
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    listed = [head[position : position + 4] for position in range(16, end - 3, 4)]
+    return (head[8:12], *listed)
+
+
+@dataclass(frozen=True)
+class ItemFile:
+    """The primary picture of a file of image items.
+
+    Attributes:
+        sizes: Width and height of every picture item, the primary one first.
+        chroma, bit_depth: Of the coded picture.
+        orientation: EXIF orientation that equals the file's rotation and mirror properties.
+        metadata: EXIF (saying ``orientation``), ICC profile, XMP.
+        is_sequence: Whether the file holds a track, an animation.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    chroma: Chroma
+    bit_depth: int
+    orientation: int
+    metadata: Metadata
+    is_sequence: bool
+
+
+def parse_items(data: bytes) -> ItemFile:
+    """Reads the boxes of a file.
+
+    Raises:
+        BitstreamError: If they are damaged or truncated, or describe no picture.
+    """
+    try:
+        return _parse(data)
+    except (struct.error, IndexError, KeyError, RecursionError) as error:
+        raise BitstreamError("the boxes of the file are damaged or truncated") from error
+
+
+def _parse(data: bytes) -> ItemFile:
+    top = dict(_boxes(data, 0, len(data)))
+    if b"meta" not in top:
+        raise BitstreamError("the file has no box that describes a picture")
+    meta = dict(_boxes(data, top[b"meta"][0] + 4, top[b"meta"][1]))
+    items = _Items(data, meta)
+    chroma, bit_depth = _configuration(items, items.primary)
+    orientation = _orientation(items.properties(items.primary))
+    return ItemFile(
+        sizes=items.sizes(),
+        chroma=chroma,
+        bit_depth=bit_depth,
+        orientation=orientation,
+        metadata=_metadata(items, orientation),
+        is_sequence=b"moov" in top,
+    )
+
+
+def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
+    """Type, begin and end of the content of each box; the first of a type comes last, so that it wins in a dict."""
+    found = []
+    while start + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", data, start)
+        header = 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, start + 8)
+            header = 16
+        elif size == 0:
+            size = end - start
+        if size < header or start + size > end:
+            raise BitstreamError("the file is truncated or a box is damaged", offset=start)
+        found.append((kind, (start + header, start + size)))
+        start += size
+    yield from reversed(found)
+
+
+class _Items:
+    """The items of a meta box: their data, properties and references."""
+
+    def __init__(self, data: bytes, meta: dict[bytes, tuple[int, int]]) -> None:
+        self._data = data
+        self._meta = meta
+        start = meta[b"pitm"][0]
+        self.primary = _integer(data, start + 4, 2 if data[start] == 0 else 4)
+        self.types = dict(self._read_types())
+        self._locations = dict(self._read_locations())
+        self.references = dict(self._read_references())
+        properties = dict(_boxes(data, *meta[b"iprp"]))
+        in_order = list(_boxes(data, *properties[b"ipco"]))[::-1]
+        self._property_list = [(kind, data[begin:end]) for kind, (begin, end) in in_order]
+        self._owned: dict[int, list[int]] = {}
+        for kind, place in _boxes(data, *meta[b"iprp"]):
+            if kind == b"ipma":
+                self._read_associations(*place)
+
+    def properties(self, item: int) -> list[tuple[bytes, bytes]]:
+        """Type and value of the properties of an item, in the order of their association."""
+        return [self._property_list[i - 1] for i in self._owned.get(item, []) if 0 < i <= len(self._property_list)]
+
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Size of each item that has one, the primary item's first."""
+        items = [self.primary, *(item for item in self._owned if item != self.primary)]
+        extents = [dict(self.properties(item)).get(b"ispe") for item in items]
+        if extents[0] is None:
+            raise BitstreamError("the file says no size of its picture")
+        return tuple(struct.unpack_from(">II", extent, 4) for extent in extents if extent is not None)
+
+    def content(self, item: int) -> bytes:
+        method, extents = self._locations[item]
+        base = 0
+        if method == 1:
+            base = self._meta[b"idat"][0]
+        elif method != 0:
+            raise BitstreamError("the file stores an item in a way that is not supported")
+        outside = any(base + offset + length > len(self._data) for offset, length in extents)
+        if outside or sum(length for _, length in extents) > len(self._data):
+            raise BitstreamError("the file is truncated: an item lies outside it", offset=len(self._data))
+        return b"".join(self._data[base + offset : base + offset + length] for offset, length in extents)
+
+    def _read_types(self) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
+        """Item -> its type and, for MIME items, its content type."""
+        start, end = self._meta[b"iinf"]
+        start += 6 if self._data[start] == 0 else 8
+        for kind, (begin, stop) in _boxes(self._data, start, end):
+            version = self._data[begin]
+            if kind == b"infe" and version >= 2:
+                width = 2 if version == 2 else 4
+                item = _integer(self._data, begin + 4, width)
+                rest = self._data[begin + 6 + width : stop]
+                yield item, (rest[:4], rest[4:].split(b"\0")[1] if rest[:4] == b"mime" else b"")
+
+    def _read_locations(self) -> Iterator[tuple[int, tuple[int, list[tuple[int, int]]]]]:
+        """Item -> construction method and (offset, length) of its extents."""
+        data, (position, _) = self._data, self._meta[b"iloc"]
+        version = data[position]
+        offset_size, length_size = data[position + 4] >> 4, data[position + 4] & 15
+        base_size, index_size = data[position + 5] >> 4, data[position + 5] & 15 if version else 0
+        width = 2 if version < 2 else 4
+        count = _integer(data, position + 6, width)
+        position += 6 + width
+        for _ in range(count):
+            item = _integer(data, position, width)
+            position += width
+            method = _integer(data, position, 2) & 15 if version else 0
+            position += (2 if version else 0) + 2
+            base = _integer(data, position, base_size)
+            extent_count = _integer(data, position + base_size, 2)
+            position += base_size + 2
+            if extent_count > 1 and not offset_size + length_size:
+                raise BitstreamError("the boxes of the file are damaged", offset=position)
+            extents = []
+            for _ in range(extent_count):
+                position += index_size
+                offset = _integer(data, position, offset_size)
+                length = _integer(data, position + offset_size, length_size)
+                extents.append((base + offset, length))
+                position += offset_size + length_size
+            yield item, (method, extents)
+
+    def _read_references(self) -> Iterator[tuple[tuple[bytes, int], list[int]]]:
+        """(Type, from item) -> to items."""
+        if b"iref" not in self._meta:
+            return
+        start, end = self._meta[b"iref"]
+        width = 2 if self._data[start] == 0 else 4
+        for kind, (begin, _) in _boxes(self._data, start + 4, end):
+            count = _integer(self._data, begin + width, 2)
+            targets = [_integer(self._data, begin + width + 2 + width * i, width) for i in range(count)]
+            yield (kind, _integer(self._data, begin, width)), targets
+
+    def _read_associations(self, position: int, end: int) -> None:
+        data = self._data
+        version, wide = data[position], data[position + 3] & 1
+        count = _integer(data, position + 4, 4)
+        position += 8
+        for _ in range(count):
+            if position >= end:
+                raise BitstreamError("the boxes of the file are damaged", offset=position)
+            width = 2 if version == 0 else 4
+            item, number = _integer(data, position, width), data[position + width]
+            position += width + 1
+            for _ in range(number):
+                index = _integer(data, position, 2) & 0x7FFF if wide else data[position] & 0x7F
+                self._owned.setdefault(item, []).append(index)
+                position += 2 if wide else 1
+
+
+def _integer(data: bytes, position: int, width: int) -> int:
+    if position + width > len(data):
+        raise BitstreamError("the file is truncated", offset=len(data))
+    return int.from_bytes(data[position : position + width], "big")
+
+
+def _configuration(items: _Items, item: int) -> tuple[Chroma, int]:
+    """Chroma format and bit depth from the configuration record of the codec; a grid has it in its tiles."""
+    for _ in range(3):
+        properties = dict(items.properties(item))
+        if b"av1C" in properties:
+            flags = properties[b"av1C"][2]
+            depth = 8 if not flags & 0x40 else 12 if flags & 0x20 else 10
+            subsampled = (flags >> 3 & 1) + (flags >> 2 & 1)  # horizontally, vertically
+            return "400" if flags & 0x10 else _CHROMAS[3 - subsampled], depth
+        if b"hvcC" in properties:
+            record = properties[b"hvcC"]
+            return _CHROMAS[record[16] & 3], 8 + (record[17] & 7)
+        item = items.references[(b"dimg", item)][0]
+    raise BitstreamError("the file describes no coded picture")
+
+
+def _orientation(properties: list[tuple[bytes, bytes]]) -> int:
+    """The EXIF orientation that does what the properties irot and imir do, in their order."""
+    corners = np.arange(6).reshape(2, 3)
+    shown = corners
+    for kind, value in properties:
+        if kind == b"irot":
+            shown = np.rot90(shown, value[0] & 3)  # counter-clockwise
+        elif kind == b"imir":
+            shown = shown[:, ::-1] if value[0] & 1 else shown[::-1]
+    return next(o for o in range(1, 9) if np.array_equal(turned(corners, o), shown))
+
+
+def _metadata(items: _Items, orientation: int) -> Metadata:
+    exif = xmp = None
+    for item, (kind, content_type) in items.types.items():
+        if items.references.get((b"cdsc", item), [items.primary])[0] != items.primary:
+            continue
+        if kind == b"Exif":
+            block = items.content(item)
+            exif = block[4 + int.from_bytes(block[:4], "big") :] or None
+        elif kind == b"mime" and content_type == _XMP_TYPE:
+            xmp = items.content(item) or None
+    return Metadata(exif=with_orientation(exif, orientation), icc=_icc(items.properties(items.primary)), xmp=xmp)
+
+
+def _icc(properties: list[tuple[bytes, bytes]]) -> bytes | None:
+    colors = (value for kind, value in properties if kind == b"colr" and value[:4] in (b"prof", b"rICC"))
+    return next((value[4:] for value in colors), None)

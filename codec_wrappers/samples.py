@@ -1,0 +1,24 @@
+"""Sample arithmetic that several file formats need, rounding to nearest."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from codec_wrappers.base import Image
+
+
+def full_range(samples: Image, maximum: int) -> Image:
+    """Scales ``0..maximum`` to the full range of uint8 (maximum up to 255) or uint16 (up to 65535)."""
+    dtype, peak = (np.uint8, 255) if maximum < 256 else (np.uint16, 65535)
+    if maximum == peak:
+        return samples.astype(dtype, copy=False)
+    return ((samples.astype(np.uint64) * peak + maximum // 2) // maximum).astype(dtype)
+
+
+def straight_alpha(image: Image) -> Image:
+    """Undoes the premultiplication of an RGBA picture; fully transparent pixels become black."""
+    peak = int(np.iinfo(image.dtype).max)
+    rgb, alpha = image[..., :3].astype(np.uint64), image[..., 3:]
+    opacity = np.maximum(alpha, 1).astype(np.uint64)
+    straight = np.minimum((rgb * peak + opacity // 2) // opacity, peak)
+    return np.concatenate([np.where(alpha == 0, 0, straight).astype(image.dtype), alpha], axis=2)

@@ -3,13 +3,14 @@
 # make wheel   dist/*.whl with the weights inside
 # make clean   removes all that the other targets made, .venv included
 #
-# IMAGE=my.png BPP=0.2 change the demo; TORCH=torch==2.13.0 takes the build with CUDA from PyPI;
+# IMAGE=my.png BPP=0.2 MODEL=fast change the demo; TORCH=torch==2.13.0 takes the build with CUDA from PyPI;
 # PYTHON=python3.12 makes .venv with another Python.
 
-PYTHON ?= python3
-IMAGE ?=
-BPP ?= 0.15
-MODEL ?=
+# Plain assignments: only the command line changes them, not a stray variable of the environment.
+PYTHON = python3
+IMAGE =
+BPP = 0.15
+MODEL =
 
 venv := .venv
 bin := $(venv)/bin
@@ -18,7 +19,7 @@ stamp := $(venv)/.installed
 
 # On Linux, PyPI's torch comes with gigabytes of CUDA libraries; the CPU build has an index of its own.
 # Once installed, torch stays as it is until another TORCH is asked for by name.
-ifndef TORCH
+ifneq ($(origin TORCH),command line)
 torch_stamp := $(wildcard $(venv)/.installed-torch*)
 TORCH := torch==2.13.0$(if $(filter Linux,$(shell uname -s)),+cpu)
 endif

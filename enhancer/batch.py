@@ -7,14 +7,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, ParamSpec, TypeVar
+from typing import BinaryIO, Literal, ParamSpec, TypeVar
 
+from codec_wrappers import Image, Metadata
+from enhancer.compare import comparison_sheet
 from enhancer.errors import EXPECTED_ERRORS, EnhancerError, one_line
-from enhancer.files import write_atomically
-from enhancer.image_io import Picture, encode_picture, picture_format, read_picture, stripped, upright
+from enhancer.files import open_atomically
+from enhancer.image_io import (
+    Picture,
+    encode_picture,
+    picture_format,
+    picture_suffixes,
+    read_picture,
+    stripped,
+    upright,
+    write_picture,
+)
 from enhancer.inference import Enhancer, Progress
 from enhancer.jobs import LOSSLESS_SUFFIXES, Job
+from enhancer.streams import Y4M_MAGIC, Matrix, StreamFormat, TruncatedStreamError, enhance_raw, enhance_y4m
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +45,8 @@ class BatchOptions:
         format: Picture format for standard output; None is the input's if that is lossless, else PNG.
         existing: What is done about outputs that exist already.
         keep_metadata: Whether EXIF, XMP and resolution go along; the colour profile always does.
+        raw: Layout of the inputs if they are raw planes; None if they say by themselves what they are.
+        matrix: RGB matrix of YUV4MPEG2 streams.
     """
 
     codec: str | None = None
@@ -39,13 +54,16 @@ class BatchOptions:
     format: str | None = None
     existing: Literal["refuse", "overwrite", "skip"] = "refuse"
     keep_metadata: bool = True
+    raw: StreamFormat | None = None
+    matrix: Matrix | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of one job; ``error`` is one line if ``status`` is ``failed``.
 
-    ``elapsed_s`` is the time in the network; codec and qp are what it was conditioned on.
+    ``elapsed_s`` is the time in the network, for a stream of ``frames`` all of the time; codec and qp
+    are what the network was conditioned on.
     """
 
     input: str
@@ -57,10 +75,19 @@ class Outcome:
     height: int | None = None
     width: int | None = None
     elapsed_s: float | None = None
+    frames: int | None = None
 
     def as_dict(self) -> dict[str, str | float | None]:
         """The fields that are known."""
         return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """A video stream of which only the first bytes have been read."""
+
+    source: BinaryIO
+    start: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -90,7 +117,7 @@ def run_jobs(
     """
     reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
     todo = iter(jobs)
-    ahead: deque[tuple[Job, Future[Picture | Outcome]]] = deque()
+    ahead: deque[tuple[Job, Future[Picture | _Stream | Outcome]]] = deque()
     behind: deque[Future[Outcome]] = deque()
 
     def fetch() -> None:
@@ -123,32 +150,85 @@ def _guarded(job: Job, stage: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         return Outcome(job.input, job.output, "failed", one_line(error))
 
 
-def _read(job: Job, options: BatchOptions) -> Picture | Outcome:
+def _read(job: Job, options: BatchOptions) -> Picture | _Stream | Outcome:
     """The input, or the outcome if nothing is to be done."""
     existing = next((target for target in job.targets if target.is_file()), None)
     if existing and options.existing == "skip":
         return Outcome(job.input, job.output, "skipped")
     if existing and options.existing == "refuse":
         raise EnhancerError(f"{existing} exists already; choose --overwrite or --skip-existing")
+    source = sys.stdin.buffer if job.source is None else job.source.open("rb")
+    start = b"" if options.raw else source.read(len(Y4M_MAGIC))
+    if options.raw or start == Y4M_MAGIC:
+        return _Stream(source, start)
+    with source if job.source else nullcontext():
+        data = start + source.read()
     if job.target:
         picture_format(job.target)  # an unknown suffix is better refused now than after the work
-    return read_picture(sys.stdin.buffer.read() if job.source is None else job.source)
+    return read_picture(data)
 
 
 def _compute(
-    job: Job, picture: Picture | Outcome, enhancer: Enhancer, options: BatchOptions, progress: Progress | None
+    job: Job,
+    picture: Picture | _Stream | Outcome,
+    enhancer: Enhancer,
+    options: BatchOptions,
+    progress: Progress | None,
 ) -> _Enhanced | Outcome:
     if isinstance(picture, Outcome):
         return picture
+    start = time.perf_counter()
+    if isinstance(picture, _Stream):
+        frames = _run_stream(job, picture, enhancer, options)
+        elapsed_s = round(time.perf_counter() - start, 3)
+        return Outcome(
+            job.input, job.output, "enhanced", None, options.codec, options.qp, None, None, elapsed_s, frames
+        )
     info = picture.info
     codec = options.codec or (info.codec if info else None)
     qp = options.qp if options.qp is not None else info.qp if info and info.codec == codec else None
-    start = time.perf_counter()
     image = enhancer.enhance(picture.image, codec=codec, qp=qp, progress=progress)
     elapsed_s = round(time.perf_counter() - start, 3)
     height, width = picture.size
     outcome = Outcome(job.input, job.output, "enhanced", None, codec, qp, height, width, elapsed_s)
     return _Enhanced(picture, replace(picture, image=image), outcome)
+
+
+def _run_stream(job: Job, stream: _Stream, enhancer: Enhancer, options: BatchOptions) -> int:
+    """Reads, enhances and writes a stream frame by frame; of a truncated one, the whole frames are written."""
+    if job.target and job.target.suffix.lower() in picture_suffixes():
+        raise EnhancerError(
+            f"a stream is not written as a picture; choose a name like {job.target.with_suffix('.y4m')}"
+        )
+    if job.comparison:
+        raise EnhancerError("there are no comparison sheets of streams")
+
+    def enhance(image: Image) -> Image:
+        result: Image = enhancer.enhance(image, codec=options.codec, qp=options.qp)
+        return result
+
+    truncated = None
+    with (
+        stream.source if job.source else nullcontext(),
+        _open_output(job, overwrite=options.existing == "overwrite") as sink,
+    ):
+        try:
+            if options.raw:
+                frames = enhance_raw(stream.source, sink, enhance, options.raw)
+            else:
+                frames = enhance_y4m(stream.source, sink, enhance, start=stream.start, matrix=options.matrix)
+        except TruncatedStreamError as error:
+            truncated = error
+    if truncated:
+        raise truncated
+    return frames
+
+
+def _open_output(job: Job, *, overwrite: bool) -> AbstractContextManager[BinaryIO]:
+    if job.target is None:
+        return nullcontext(sys.stdout.buffer)
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    return open_atomically(job.target, overwrite=overwrite)
 
 
 def _write(job: Job, enhanced: _Enhanced | Outcome, options: BatchOptions) -> Outcome:
@@ -158,12 +238,12 @@ def _write(job: Job, enhanced: _Enhanced | Outcome, options: BatchOptions) -> Ou
     picture = enhanced.after if options.keep_metadata else stripped(enhanced.after)
     name = picture_format(job.target) if job.target else options.format or _stdout_format(picture)
     data = encode_picture(upright(picture) if name in _WITHOUT_EXIF else picture, name)
-    if job.target is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    else:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(job.target, data, overwrite=overwrite)
+    with _open_output(job, overwrite=overwrite) as file:
+        file.write(data)
+        file.flush()
+    if job.comparison:
+        sheet = comparison_sheet(None, upright(enhanced.before).image, upright(enhanced.after).image)
+        write_picture(job.comparison, Picture(sheet, Metadata(icc=picture.metadata.icc)), overwrite=overwrite)
     return enhanced.outcome
 
 

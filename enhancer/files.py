@@ -6,8 +6,10 @@ import os
 import re
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from enhancer.errors import EnhancerError
 
@@ -16,14 +18,7 @@ _DESCRIPTOR_PATH = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 
 
 def write_atomically(path: str | Path, data: bytes, *, overwrite: bool = False) -> None:
-    """Writes ``data`` to ``path`` so that at no time a part of it can be seen there.
-
-    The bytes go to a temporary file in the same folder, which takes the name only when it is whole and
-    is removed on any failure, Ctrl-C included. A link is followed. A pipe, a device or one of this
-    process's own descriptors (``/dev/stdout``, ``/dev/fd/3``) is written to directly.
-
-    There is no fsync: the file is whole or absent whatever happens to this process, but a power cut may
-    still lose what the system has not yet stored.
+    """Writes ``data`` to ``path`` so that at no time a part of it can be seen there; see :func:`open_atomically`.
 
     Args:
         path: File to write; its folder must exist.
@@ -35,14 +30,35 @@ def write_atomically(path: str | Path, data: bytes, *, overwrite: bool = False) 
             meanwhile wins, too), or if it cannot be written.
         BrokenPipeError: If ``path`` is a pipe that nobody reads any more.
     """
+    with open_atomically(path, overwrite=overwrite) as file:
+        file.write(data)
+
+
+@contextmanager
+def open_atomically(path: str | Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """Opens a file for writing that gets its name only when the ``with`` block ends without an exception.
+
+    The bytes go to a temporary file in the same folder, which is removed on any failure, Ctrl-C included.
+    A link is followed. A pipe, a device or one of this process's own descriptors (``/dev/stdout``,
+    ``/dev/fd/3``) is written to directly.
+
+    There is no fsync: the file is whole or absent whatever happens to this process, but a power cut may
+    still lose what the system has not yet stored.
+
+    Args:
+        path: See :func:`write_atomically`, also for ``overwrite`` and what is raised.
+        overwrite: Whether an existing file may be replaced.
+    """
     path = Path(path)
     try:
         if (descriptor := _own_descriptor(path)) is not None:
-            _write_all(os.dup(descriptor), data)
+            file = os.fdopen(os.dup(descriptor), "wb")
         elif _is_special(path):
-            _write_all(os.open(path, os.O_WRONLY), data)
+            file = os.fdopen(os.open(path, os.O_WRONLY), "wb")
         else:
-            _write_regular(Path(os.path.realpath(path)), data, overwrite)
+            file = None
+        with file or _regular(Path(os.path.realpath(path)), overwrite) as opened:
+            yield opened
     except FileExistsError as error:
         raise EnhancerError(f"{path} exists already; it is replaced only with overwrite") from error
     except BrokenPipeError:
@@ -69,25 +85,19 @@ def _is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    """Writes everything to an open descriptor and closes it."""
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
-        view = memoryview(data)
-        while view:
-            view = view[file.write(view) :]
-
-
-def _write_regular(path: Path, data: bytes, overwrite: bool) -> None:
+@contextmanager
+def _regular(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
     mode = _existing_mode(path)
     if mode is not None and not overwrite:
         raise FileExistsError
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        if mode is not None:
-            with suppress(OSError):  # some file systems have no permissions
-                os.fchmod(descriptor, mode)
-        _write_all(descriptor, data)
+        with os.fdopen(descriptor, "wb") as file:
+            if mode is not None:
+                with suppress(OSError):  # some file systems have no permissions
+                    os.fchmod(descriptor, mode)
+            yield file
         if overwrite:
             os.replace(temporary, path)
         else:

@@ -16,7 +16,7 @@ COMPARE_MARK = ".compare"
 """Stand between name and suffix of outputs that get no name by the user."""
 
 LOSSLESS_SUFFIXES = (".png", ".ppm", ".pgm", ".pnm", ".pam", ".tif", ".tiff", ".bmp")
-_STREAM = ".y4m"
+STREAM_SUFFIXES = (".y4m", ".yuv")
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ def plan_jobs(
         EnhancerError: If an input does not exist, a folder holds no picture, two outputs have one name,
             or an output is also an input.
     """
-    suffix = None if format is None else f".{format.lower().lstrip('.')}"
-    if suffix is not None and suffix != _STREAM:
-        suffix = _suffix_of_format(suffix)
+    suffix = None if format is None else _suffix_of_format(f".{format.lower().lstrip('.')}")
     found = [pair for name in inputs for pair in _expand(name, recursive)]
     several = len(found) > 1 or any(name != "-" and Path(name).is_dir() for name in inputs)
     if output == "-":
@@ -93,7 +91,7 @@ def plan_jobs(
 def output_suffix(source: Path) -> str:
     """Suffix of the output for an input: its own one if that is a lossless format, otherwise ``.png``."""
     suffix = source.suffix.lower()
-    return suffix if suffix in (*LOSSLESS_SUFFIXES, _STREAM) else ".png"
+    return suffix if suffix in (*LOSSLESS_SUFFIXES, *STREAM_SUFFIXES) else ".png"
 
 
 def _suffix_of_format(suffix: str) -> str:
@@ -143,7 +141,7 @@ def _walk(folder: Path, recursive: bool, above: frozenset[str]) -> Iterator[Path
 
 def _input_suffixes() -> set[str]:
     codecs = {suffix for codec_class in REGISTRY for suffix in codec_class.suffixes}
-    return {*picture_suffixes(), *codecs, ".gif", _STREAM}
+    return {*picture_suffixes(), *codecs, ".gif", ".y4m"}
 
 
 def _is_own_output(path: Path) -> bool:
@@ -152,7 +150,8 @@ def _is_own_output(path: Path) -> bool:
 
 
 def _target(source: Path | None, relative: Path, output: str | None, several: bool, suffix: str | None) -> Path | None:
-    suffix = suffix or output_suffix(relative)
+    if suffix is None or relative.suffix.lower() in STREAM_SUFFIXES:
+        suffix = output_suffix(relative)
     if output is None:
         return None if source is None else source.with_name(f"{source.stem}{MARK}{suffix}")
     if several or Path(output).is_dir() or output.endswith(("/", os.sep)):

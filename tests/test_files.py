@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from enhancer import files
 from enhancer.errors import EnhancerError
-from enhancer.files import write_atomically
+from enhancer.files import open_atomically, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -46,17 +45,16 @@ def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(tmp_path):
 @pytest.mark.parametrize("hard_links", [True, False])
 def test_a_file_created_meanwhile_by_another_process_is_not_replaced(tmp_path, monkeypatch, hard_links):
     path = tmp_path / "a"
-    write_all = files._write_all
     if not hard_links:
         monkeypatch.setattr(os, "link", refuse_to_link)
 
-    def write_while_another_comes_first(descriptor: int, data: bytes) -> None:
-        write_all(descriptor, data)
-        path.write_bytes(b"theirs")
+    def write_while_another_comes_first() -> None:
+        with open_atomically(path) as file:
+            file.write(b"ours")
+            path.write_bytes(b"theirs")
 
-    monkeypatch.setattr(files, "_write_all", write_while_another_comes_first)
     with pytest.raises(EnhancerError, match="exists already"):
-        write_atomically(path, b"ours")
+        write_while_another_comes_first()
     assert path.read_bytes() == b"theirs"
     assert names(tmp_path) == ["a"]
 
@@ -79,15 +77,13 @@ def test_a_failure_leaves_neither_a_part_nor_a_temporary_file(tmp_path, monkeypa
     if overwrite:
         path.write_bytes(b"old")
 
-    def fail(descriptor: int, data: bytes) -> None:
-        os.write(descriptor, data[:3])
-        os.close(descriptor)
-        raise failure
+    def fail() -> None:
+        with open_atomically(path, overwrite=overwrite) as file:
+            file.write(b"new")
+            raise failure
 
-    monkeypatch.setattr(files, "_write_all", fail)
-    expected = KeyboardInterrupt if isinstance(failure, KeyboardInterrupt) else EnhancerError
-    with pytest.raises(expected):
-        write_atomically(path, b"new content", overwrite=overwrite)
+    with pytest.raises(KeyboardInterrupt if isinstance(failure, KeyboardInterrupt) else EnhancerError):
+        fail()
     assert names(tmp_path) == (["a"] if overwrite else [])
     assert not overwrite or path.read_bytes() == b"old"
 

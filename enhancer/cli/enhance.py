@@ -26,6 +26,7 @@ examples:
   enhance decoded.png --codec vvc --qp 34    a bare picture: say where it comes from
   enhance album -o clean --recursive --skip-existing
   bpgdec -o /dev/stdout x.bpg | enhance - --codec bpg --qp 37 > y.png
+  ffmpeg -i in.mp4 -f yuv4mpegpipe - | enhance - | ffmpeg -i - out.mkv
 """
 
 
@@ -55,6 +56,11 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what the pictures have been through")
     group.add_argument("--codec", choices=codec_names(), help="codec of a bare picture (default: unknown)")
     group.add_argument("--qp", type=float, help="its quality index, as the picture's own header would say it")
+    group.add_argument("--size", metavar="WxH", help="size of the frames, if the input is raw planar YCbCr video")
+    group.add_argument("--pix-fmt", metavar="NAME", default="yuv420p", help="its layout: yuv420p, yuv422p10le, gray…")
+    group.add_argument(
+        "--matrix", choices=("bt601", "bt709"), help="RGB matrix of video (default: bt709 from 720 lines on)"
+    )
     group.add_argument("-r", "--recursive", action="store_true", help="enter folders within folders")
 
 
@@ -86,6 +92,9 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     metadata.add_argument(
         "--strip", dest="keep_metadata", action="store_false", help="drop them; the colour profile stays"
     )
+    group.add_argument(
+        "--compare", action="store_true", help="also write NAME.compare.png: before, after, enlarged crops"
+    )
     group.add_argument("--json", action="store_true", help="report one JSON object per picture")
     group.add_argument("-q", "--quiet", action="store_true", help="report failures only")
     group.add_argument("-v", "--verbose", action="store_true", help="say what computes, too")
@@ -110,7 +119,7 @@ def _tile(text: str) -> int | str:
 
 
 def _run(args: argparse.Namespace) -> int:
-    jobs = plan_jobs(args.inputs, args.output, recursive=args.recursive, format=args.format)
+    jobs = plan_jobs(args.inputs, args.output, recursive=args.recursive, format=args.format, compare=args.compare)
     to_stdout = any(job.target is None for job in jobs)
     if to_stdout and sys.stdout.isatty():
         raise EnhancerError("a picture is not written to a terminal; choose -o FILE")
@@ -139,6 +148,7 @@ def _load_enhancer(args: argparse.Namespace) -> Enhancer:
 
 def _batch_options(args: argparse.Namespace) -> BatchOptions:
     from enhancer.batch import BatchOptions
+    from enhancer.streams import raw_format
 
     return BatchOptions(
         codec=args.codec,
@@ -146,6 +156,8 @@ def _batch_options(args: argparse.Namespace) -> BatchOptions:
         format=args.format,
         existing="overwrite" if args.overwrite else "skip" if args.skip_existing else "refuse",
         keep_metadata=args.keep_metadata,
+        raw=raw_format(args.size, args.pix_fmt, args.matrix) if args.size else None,
+        matrix=args.matrix,
     )
 
 
@@ -203,4 +215,5 @@ def _sentence(outcome: Outcome) -> str:
         return f"{outcome.output}: exists, skipped"
     source = "unknown codec" if outcome.codec is None else outcome.codec
     quality = "" if outcome.qp is None else f" qp {outcome.qp:g}"
-    return f"{outcome.input} -> {outcome.output}: {source}{quality}, {outcome.elapsed_s:.2f} s"
+    frames = "" if outcome.frames is None else f", {outcome.frames} frames"
+    return f"{outcome.input} -> {outcome.output}: {source}{quality}{frames}, {outcome.elapsed_s:.2f} s"

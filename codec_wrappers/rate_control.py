@@ -18,6 +18,9 @@ from codec_wrappers.encode_cache import EncodeCache
 from codec_wrappers.errors import RateControlError
 from codec_wrappers.rate_search import Point, bracket, propose, search_qp
 
+PROBE_RATIO = 0.94
+"""Expected size of a full encode over that of its probe (vvenc medium over faster: 0.88 to 1.00)."""
+
 # d log(size) / d -log(lambda): 0.35-0.37 for x265, 0.25-0.47 for vvenc on photographs.
 _FINE_SLOPE = 0.36
 # A finer qp wastes a little against a coarser one with a smaller lambda, as long as the factor stays
@@ -25,7 +28,6 @@ _FINE_SLOPE = 0.36
 _PREFERRED_FACTOR = 0.7
 _FINE_REACH = -_FINE_SLOPE * math.log(_PREFERRED_FACTOR)
 _FINEST_STEP = 0.002  # of log lambda: below this a size is noise
-_PROBE_RATIO = 0.94  # size of a full encode over size of its probe (vvenc medium / faster: 0.88-1.00)
 _PROBES_PER_STAGE = 7
 _CAUTION = 0.02  # of log size
 
@@ -308,7 +310,7 @@ def _search_fine(meter: _Meter, index: int, target: float, max_encodes: int, tol
 
 def _search_by_probe(full: _Meter, quick: _Meter, target: int, max_encodes: int, tolerance: float) -> None:
     """Searches with ``quick``, whose ratio to ``full`` is measured once, and corrects with ``full``."""
-    index = _search_index(quick, target / _PROBE_RATIO, _PROBES_PER_STAGE)
+    index = _search_index(quick, target / PROBE_RATIO, _PROBES_PER_STAGE)
     setting = _Setting(index, quick.neutral)
     size = full.size(setting)
     if target * (1 - tolerance) <= size <= target:

@@ -50,6 +50,12 @@ def propose(points: list[Point], aim: float, limit: float, slope: float) -> floa
     return anchor.position + (aim - anchor.log_size) / slope
 
 
+def first_guess(bpp: float, qps: int) -> int:
+    """Where, among ``qps`` positions and for want of any encode, ``bpp`` may lie on a photograph."""
+    position = math.floor(math.log(bpp / _CHEAPEST_BPP) / _LOG_RATE_SPAN * (qps - 1))
+    return min(max(position, 0), qps - 1)
+
+
 def search_qp(
     sizes: Mapping[int, int],
     measure: Callable[[int], object],
@@ -75,7 +81,7 @@ def search_qp(
     last = qps - 1
     slope = _LOG_RATE_SPAN / max(last, 1)
     limit = math.log(target)
-    position = math.floor(math.log(8 * target / pixels / _CHEAPEST_BPP) / slope)
+    position = first_guess(8 * target / pixels, qps)
     previous_width = math.inf
     overtime = 0.0
     while True:

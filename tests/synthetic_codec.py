@@ -29,8 +29,8 @@ def noise(*what: object) -> float:
 class CurveCodec:
     """Streams of a made-to-order size; they hold size, qp, fine option and first sample, then padding.
 
-    A picture decodes to a flat one with the value qp. The first sample of the picture scales its size:
-    100 is neutral.
+    A flat picture decodes to a flat one that is off by 1.1 to the power of qp. The first sample of the
+    picture scales its size: 100 is neutral.
     """
 
     floor_bytes: float = 40.0
@@ -82,10 +82,11 @@ class CurveCodec:
 
     def decode(self, bitstream: bytes) -> Decoded:
         try:
-            _, height, width, qp, _, _ = HEADER.unpack_from(bitstream)
+            _, height, width, qp, first, _ = HEADER.unpack_from(bitstream)
         except struct.error as error:
             raise BitstreamError("truncated header", offset=len(bitstream)) from error
-        return Decoded(np.full((height, width, 3), qp, np.uint8), CodingInfo(self.name, qp, "444", 8))
+        image = np.full((height, width, 3), round(first + 1.1**qp), np.uint8)
+        return Decoded(image, CodingInfo(self.name, qp, "444", 8))
 
 
 class KnoblessCodec(CurveCodec):

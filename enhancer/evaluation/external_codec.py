@@ -76,6 +76,12 @@ class ExternalCodec:
         low, high = sorted((self.cheapest_qp, self.dearest_qp))
         return QpRange(low, high, rate_rises=self.cheapest_qp < self.dearest_qp)
 
+    def fingerprint(self) -> str:
+        """Paths, sizes and times of the two programs, to notice when they are replaced."""
+        found = [find_tool(shlex.split(command)[0]) for command in (self.encode_command, self.decode_command)]
+        states = [(path, Path(path).stat()) for path in found if path]
+        return "; ".join(f"{path} {state.st_size} {state.st_mtime_ns}" for path, state in states)
+
     @classmethod
     def matches(cls, head: bytes) -> bool:  # noqa: ARG003  # the protocol's signature; nobody knows these bytes
         return False

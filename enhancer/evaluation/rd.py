@@ -17,10 +17,10 @@ from typing import Any
 
 from codec_wrappers import Image
 from codec_wrappers.encode_cache import EncodeCache
+from codec_wrappers.workers import WorkerPool
 from enhancer.errors import EnhancerError
 from enhancer.evaluation.enhancement import Enhancement
 from enhancer.evaluation.measure import measure
-from enhancer.evaluation.parallel import run_parallel
 from enhancer.evaluation.pictures import Original, load_image, samples_sha256
 from enhancer.evaluation.results import (
     FORMAT,
@@ -129,9 +129,10 @@ def run_rd(
         for qp in source.qps(settings.qps)
         for original in originals
     ]
-    for done, _ in enumerate(run_parallel(_measure_task, tasks, jobs=settings.jobs), start=1):
-        if progress:
-            progress(done, len(tasks))
+    with WorkerPool(min(settings.jobs, len(tasks))) as pool:
+        for done, _ in enumerate(pool.run(_measure_task, tasks), start=1):
+            if progress:
+                progress(done, len(tasks))
     paths = [_write_run(output, variant, originals, settings) for variant in variants]
     everything = [load_run(path) for path in find_runs(output)]
     write_atomically(output / "results.csv", to_csv(everything), overwrite=True)

@@ -135,7 +135,7 @@ def run_to_json(run: Run) -> bytes:
         "left_out": {m: names for m in run.metrics if (names := list(run.left_out(m)))},
         "points": points,
     }
-    return (json.dumps(_finite(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(finite(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _means(records: Sequence[Record]) -> Values:
@@ -243,14 +243,15 @@ def to_csv(runs: Iterable[Run]) -> bytes:
 
 def record_to_json(record: Record) -> bytes:
     """One record as JSON; infinite values as in :func:`run_to_json`."""
-    return json.dumps(_finite(record_to_dict(record)), allow_nan=False).encode()
+    return json.dumps(finite(record_to_dict(record)), allow_nan=False).encode()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """``value`` with infinite numbers as strings, at any depth: JSON has no infinity."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -73,11 +73,12 @@ class CodecSource:
     own_qps: tuple[int, ...] = ()
 
     def identity(self) -> dict[str, Any]:
+        codec: object = self.codec
         return {
             "kind": "codec",
             "codec": self.codec.name,
             "options": asdict(self.codec),  # type: ignore[call-overload]  # codecs are dataclasses
-            "encoder": encoder_versions(type(self.codec)),
+            "encoder": codec.fingerprint() if isinstance(codec, ExternalCodec) else encoder_versions(type(self.codec)),
         }
 
     def qps(self, common: tuple[int, ...]) -> tuple[int, ...]:
@@ -92,6 +93,8 @@ class CodecSource:
         return tuple(dict.fromkeys(chosen))
 
     def produce(self, original: Original, image: Image, qp: int, cache: EncodeCache | None) -> Coded:
+        if isinstance(self.codec, ExternalCodec):
+            cache = None  # The cache cannot know when such a program changes.
         key = encode_key(self.codec, image, qp) if cache else ""
         bitstream = cache.load(key) if cache else None
         encode_s = None
@@ -228,11 +231,13 @@ def _value(default: object, text: str) -> object:
 def conform(decoded: Image, original: Image, what: str) -> Image:
     """``decoded`` in the type of ``original``, rounded to it: the integers that would be written.
 
-    A gray picture that comes back as RGB, or the other way round, is not converted.
+    A gray picture may come back as RGB with three equal channels.
 
     Raises:
         ImageError: If the shapes differ.
     """
+    if original.ndim == 2 and decoded.ndim == 3 and np.ptp(decoded, axis=2).max() == 0:
+        decoded = np.ascontiguousarray(decoded[..., 0])
     if decoded.shape != original.shape:
         sizes = " and ".join("x".join(map(str, (i.shape[1], i.shape[0], *i.shape[2:]))) for i in (decoded, original))
         raise ImageError(f"{what}: decoded and original differ in size, {sizes}")

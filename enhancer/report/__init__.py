@@ -1,0 +1,1 @@
+"""Results as pictures for papers and as one self-contained page."""

@@ -217,9 +217,12 @@ def _skip_tiles(bits: BitReader, width: int, height: int) -> None:
         bits.ue()
     several = columns * rows > 1 or first_column < width or first_row < height
     rectangular = not several or bits.u(2) & 1 == 1  # after pps_loop_filter_across_tiles_enabled_flag
-    if not (rectangular and bits.flag()):  # pps_single_slice_per_subpic_flag
+    if not rectangular:
+        raise BitstreamError("raster-scan slices are not followed")
+    if bits.flag():  # pps_single_slice_per_subpic_flag
+        bits.flag()  # pps_loop_filter_across_slices_enabled_flag
+    elif bits.ue() > 0:  # pps_num_slices_in_pic_minus1
         raise BitstreamError("several slices are not followed")
-    bits.flag()  # pps_loop_filter_across_slices_enabled_flag
 
 
 def _skip_chroma_qp_offsets(bits: BitReader) -> bool:

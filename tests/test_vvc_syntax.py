@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,10 +23,11 @@ VECTORS = sorted((Path(__file__).parent / "data" / "vvc").glob("*.266"))
 
 
 def vvenc(image, *options: str, frames: int = 1, params: str = "") -> bytes:
-    """A stream that libvvenc makes of raw 4:2:0 planes that hold some part of ``image``."""
-    raw = (image[:64, :96, 0].astype("<u2") * 4).tobytes() + b"\0\2" * (2 * 32 * 48)
+    """A stream that libvvenc makes of the red samples of ``image`` as luma, with neutral chroma."""
+    height, width = image.shape[:2]
+    raw = (image[..., 0].astype("<u2") * 4).tobytes() + b"\0\2" * (height * width // 2)
     command = [
-        *(find_ffmpeg(), "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "yuv420p10le", "-s", "96x64"),
+        *(find_ffmpeg(), "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "yuv420p10le", "-s", f"{width}x{height}"),
         *("-r", "25", "-i", "-", "-c:v", "libvvenc", "-preset", "faster", "-threads", "1", *options),
         # ALFSpeed=0 keeps a warning off standard output, which is the stream here.
         *("-vvenc-params", f"ALFSpeed=0:{params}" if params else "ALFSpeed=0"),
@@ -51,7 +53,7 @@ def test_slice_qp_is_found_behind_the_structures_of_video(picture):
 
     headers = read_headers(split_nals(stream))
 
-    assert (headers.width, headers.height, headers.qp) == (96, 64, 27)
+    assert (headers.width, headers.height, headers.qp) == (128, 96, 27)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,15 @@ def test_slice_qp_is_found_behind_the_structures_of_video(picture):
 )
 def test_vui_is_read(picture, params, vui):
     assert read_headers(split_nals(vvenc(picture, "-qp", "40", "-g", "1", params=params))).vui == vui
+
+
+@pytest.mark.parametrize("tiles", ["2x1", "1x2", "2x2"])
+def test_slice_qp_is_found_behind_tiles(picture, tiles):
+    image = np.tile(picture, (2, 2, 1))  # one unit of 128 would leave nothing to divide
+
+    stream = vvenc(image, "-qp", "45", "-qpa", "0", "-g", "1", params=f"Level=5.1:CTUSize=64:Tiles={tiles}")
+
+    assert read_headers(split_nals(stream)).qp == 42
 
 
 def test_bit_depth_is_read(picture):

@@ -278,9 +278,55 @@ def test_export_says_how_the_weights_were_made(store, tmp_path):
 
     export(tmp_path / "run", "best", tmp_path / "small.safetensors", "six squares")
 
+    export(tmp_path / "run", "last", tmp_path / "last.safetensors", "")
     metadata = load_checkpoint(tmp_path / "small.safetensors").metadata
     assert metadata["note"] == "six squares"
     assert build(TrainConfig, json.loads(metadata["training"]), "") == CONFIG
+    last, average = (
+        load_checkpoint(p).network for p in (tmp_path / "last.safetensors", tmp_path / "run/last.safetensors")
+    )
+    assert torch.equal(last.head.weight, average.head.weight.half().float())
+
+
+TORCH_ALONE = """
+import sys
+sys.modules.update(dict.fromkeys(MISSING))
+from train.__main__ import main
+sys.argv[0] = "train"
+sys.exit(main())
+"""
+
+
+def test_a_machine_with_torch_numpy_and_pillow_alone_trains_from_shards(store, tmp_path):
+    shards = pack(store, tmp_path / "shards", shard_megabytes=60)
+    (tmp_path / "preset.toml").write_text(
+        "[network]\nchannels = 4\nblocks = 1\nunshuffle = 2\ncell = 4\n[[phases]]\nsteps = 2\nbatch = 2\ncrop = 32\n"
+    )
+    missing = (
+        "av",
+        "cv2",
+        "imagecodecs",
+        "imageio_ffmpeg",
+        "pillow_heif",
+        "pytorch_msssim",
+        "safetensors",
+        "scipy",
+        "skimage",
+        "tqdm",
+    )
+    script = TORCH_ALONE.replace("MISSING", repr(missing))
+    pairs, folder = str(tmp_path / "pairs"), str(tmp_path / "run")
+    for arguments in (
+        ["unpack", *map(str, shards), "-o", pairs],
+        ["run", str(tmp_path / "preset.toml"), "-d", pairs, "-o", folder, "--device", "cpu"],
+    ):
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    export(tmp_path / "run", "last", tmp_path / "brought_home.safetensors", "")
+    assert load_checkpoint(tmp_path / "brought_home.safetensors").metadata["steps"] == "2"
 
 
 LOSS_CURVE = """

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
+import torch
+
 from enhancer.checkpoint import load_checkpoint, save_checkpoint
+from enhancer.network import RestorationNetwork
+from train.config import TrainConfig, build
+from train.runlog import STATE
 
 
 def export(run_folder: Path, which: str, output: Path, note: str) -> str:
     """Writes ``output`` (float16) and returns its SHA-256.
 
+    Args:
+        run_folder: Folder of the run.
+        which: ``best`` of the validations, or ``last``, which comes from the resumable state and so
+            needs nothing that a machine with torch alone could not write.
+        output: Checkpoint to write.
+        note: Goes into its metadata.
+
     Raises:
-        CheckpointError: If the run has no weights yet.
+        CheckpointError: If the run has no best weights yet.
+        OSError: If the run has no state.
     """
-    checkpoint = load_checkpoint(run_folder / f"{which}.safetensors")
-    reserved = ("format", "version", "config", "codecs")
-    metadata = {key: value for key, value in checkpoint.metadata.items() if key not in reserved}
-    metadata |= {"training": (run_folder / "config.json").read_text().strip(), "note": note, "commit": _commit()}
-    return save_checkpoint(output, checkpoint.network, codecs=checkpoint.codecs, metadata=metadata, half=True)
+    config = build(TrainConfig, json.loads((run_folder / "config.json").read_text()), "")
+    metadata = {"training": (run_folder / "config.json").read_text().strip(), "note": note, "commit": _commit()}
+    if which == "best":
+        checkpoint = load_checkpoint(run_folder / "best.safetensors")
+        network = checkpoint.network
+        metadata |= {key: checkpoint.metadata[key] for key in ("steps", "validation_gain_db")}
+    else:
+        state = torch.load(run_folder / STATE, map_location="cpu", weights_only=True)
+        network = RestorationNetwork(config.network)
+        network.load_state_dict(state["trainer"]["average"])
+        metadata["steps"] = str(state["trainer"]["step"])
+    return save_checkpoint(output, network, codecs=config.codecs, metadata=metadata, half=True)
 
 
 def _commit() -> str:

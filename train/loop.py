@@ -13,19 +13,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
-from enhancer.checkpoint import load_checkpoint
+from enhancer.errors import EnhancerError
 from enhancer.network import RestorationNetwork
 from train.config import TrainConfig
 from train.data import Batch, CropSampler
 from train.losses import reconstruction_loss
+from train.progress import bar
 from train.runlog import RunLog, load_state, save_state
 from train.store import PairStore
 from train.validation import Validation, validate
 
 
-class NotFiniteError(RuntimeError):
+class NotFiniteError(EnhancerError):
     """The loss or a gradient is not a finite number; the last saved state is good."""
 
 
@@ -81,11 +81,13 @@ class Trainer:
         device = processes.device
         self.network = _fresh(config, device)
         if config.start:
+            from enhancer.checkpoint import load_checkpoint
+
             self.network.load_state_dict(load_checkpoint(config.start).network.state_dict())
         self.average = _fresh(config, device)
         self.average.load_state_dict(self.network.state_dict())
         self.average.requires_grad_(False)
-        self.teacher = load_checkpoint(config.teacher).network.to(device) if config.teacher else None
+        self.teacher = _teacher(config, device)
         settings = config.optimizer
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay
@@ -156,6 +158,14 @@ def _fresh(config: TrainConfig, device: torch.device) -> RestorationNetwork:
     return network
 
 
+def _teacher(config: TrainConfig, device: torch.device) -> RestorationNetwork | None:
+    if not config.teacher:
+        return None
+    from enhancer.checkpoint import load_checkpoint
+
+    return load_checkpoint(config.teacher).network.to(device)
+
+
 def schedule(config: TrainConfig, step: int) -> float:
     """Share of the highest learning rate at ``step``: linear warm-up, constant, cosine to zero."""
     settings = config.optimizer
@@ -194,10 +204,10 @@ def _fit(trainer: Trainer, log: RunLog, output: Path, deadline: float | None) ->
     result: Validation | None = None
     losses: list[float] = []
     last = time.monotonic()
-    bar = tqdm(total=config.steps, initial=trainer.step, unit="step", disable=not main, mininterval=5)
+    progress = bar(total=config.steps, initial=trainer.step, unit="step", disable=not main, mininterval=5)
     while trainer.step < config.steps:
         losses.append(trainer.advance())
-        bar.update()
+        progress.update()
         end = trainer.step == config.steps or _agree(deadline is not None and time.monotonic() > deadline, trainer)
         if main and (end or trainer.step % config.validate_every == 0):
             rate = len(losses) * config.phase_at(trainer.step - 1).batch / (time.monotonic() - last)
@@ -208,7 +218,7 @@ def _fit(trainer: Trainer, log: RunLog, output: Path, deadline: float | None) ->
             save_state(output, config, {"trainer": trainer.state(), "best": log.best})
         if end:
             break
-    bar.close()
+    progress.close()
     log.close(trainer.average)
     return result
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image as PillowImage
-from tqdm import tqdm
 
+from train.progress import track
 from train.store import Original, Pair, PairStore, PairWriter, Pixels
 
 
@@ -39,7 +39,7 @@ def pack(store_folder: Path, output: Path, *, shard_megabytes: float) -> list[Pa
         raise FileExistsError(f"{output} holds shards already")
     shards: list[Path] = []
     entries: list[tuple[dict[str, object], bytes]] = []
-    for original in tqdm(store.originals.values(), desc="packing", unit="picture"):
+    for original in track(store.originals.values(), desc="packing", unit="picture"):
         entries += _entries(store, original)
         if sum(len(data) for _, data in entries) > shard_megabytes * 1e6:
             shards.append(_write(output / f"shard_{len(shards):03d}.zip", entries))
@@ -56,7 +56,7 @@ def unpack(shards: list[Path], store_folder: Path) -> None:
         ValueError: If a shard is damaged.
     """
     with PairWriter(store_folder) as writer:
-        for shard in tqdm(shards, desc="unpacking", unit="shard"):
+        for shard in track(shards, desc="unpacking", unit="shard"):
             try:
                 _unpack(shard, writer)
             except (zipfile.BadZipFile, KeyError, OSError, json.JSONDecodeError) as error:

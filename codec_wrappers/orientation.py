@@ -52,7 +52,7 @@ def with_orientation(exif: bytes | None, orientation: int) -> bytes | None:
 
 def _parse(exif: bytes | None) -> TiffFile | None:
     try:
-        return parse_tiff(exif or b"", max_directories=1)
+        return parse_tiff(exif or b"", strict=False, max_directories=1)
     except TiffTagError:
         return None
 

@@ -79,10 +79,14 @@ class TiffFile:
     directories: tuple[Directory, ...]
 
 
-def parse_tiff(data: bytes, *, max_directories: int = 64) -> TiffFile:
+def parse_tiff(data: bytes, *, strict: bool, max_directories: int = 64) -> TiffFile:
     """Reads the directories of a TIFF file (classic or BigTIFF) or of an EXIF block.
 
-    Fields that point outside ``data`` are left out, as damaged EXIF is common.
+    Args:
+        data: The file or block.
+        strict: Whether a field that lies outside ``data`` is an error, as in a truncated file; otherwise
+            it is left out, as damaged EXIF is common.
+        max_directories: How many directories of the main chain are read.
 
     Raises:
         TiffTagError: If there is no directory to read.
@@ -101,7 +105,7 @@ def parse_tiff(data: bytes, *, max_directories: int = 64) -> TiffFile:
     seen: set[int] = set()
     while offset and offset not in seen and len(directories) < max_directories:
         seen.add(offset)
-        directory, offset = _read_directory(data, offset, order, layout, depth=0)
+        directory, offset = _read_directory(data, offset, order, layout, strict)
         directories.append(directory)
     if not directories:
         raise TiffTagError("no TIFF directory")
@@ -119,7 +123,9 @@ _CLASSIC = _Layout("H", "HHI4s", 4)
 _BIG = _Layout("Q", "HHQ8s", 8)
 
 
-def _read_directory(data: bytes, offset: int, order: str, layout: _Layout, depth: int) -> tuple[Directory, int]:
+def _read_directory(
+    data: bytes, offset: int, order: str, layout: _Layout, strict: bool, depth: int = 0
+) -> tuple[Directory, int]:
     """The fields of the directory at ``offset``, and the offset of the next directory (0: none)."""
     count_size, entry_size = struct.calcsize(f"={layout.count}"), struct.calcsize(f"={layout.entry}")
     if offset + count_size > len(data):
@@ -137,13 +143,17 @@ def _read_directory(data: bytes, offset: int, order: str, layout: _Layout, depth
         if size > layout.inline:
             (at,) = struct.unpack(order + ("I" if layout.inline == 4 else "Q"), inline)
             value = data[at : at + size]
+        if strict and len(value) != size:
+            raise TiffTagError(f"field {tag} lies outside the file")
         if not size or len(value) != size:
             continue
         field = Field(kind, value, order)
         if tag in _DIRECTORY_TAGS and depth < 2 and field.integers:
             try:
-                children, _ = _read_directory(data, field.integers[0], order, layout, depth + 1)
+                children, _ = _read_directory(data, field.integers[0], order, layout, strict, depth + 1)
             except TiffTagError:
+                if strict:
+                    raise
                 continue
             field = Field(kind, value, order, children)
         fields.setdefault(tag, field)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from codec_wrappers import Image, Metadata
-from enhancer.errors import ImageError
+from enhancer.errors import ImageError, one_line
 from enhancer.formats.picture import Picture, check_claim
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -106,8 +106,8 @@ def _decode_8(data: bytes, color: int) -> Image:
             has_alpha = color in (4, 6) or "transparency" in file.info
             mode = "RGBA" if has_alpha else "L" if color == 0 else "RGB"
             return np.asarray(file if file.mode == mode else file.convert(mode))
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, TypeError) as error:
-        raise ImageError(f"the PNG file is damaged: {error}") from error
+    except Exception as error:  # Pillow raises anything on hostile data
+        raise ImageError(f"the PNG file is damaged: {one_line(error)}") from error
 
 
 def _decode_16(header: bytes, needed: Sequence[tuple[bytes, bytes]], image_data: bytes) -> Image:
@@ -119,7 +119,7 @@ def _decode_16(header: bytes, needed: Sequence[tuple[bytes, bytes]], image_data:
     try:
         image: Image = imagecodecs.png_decode(MAGIC + b"".join(_chunk(*chunk) for chunk in chunks))
     except (RuntimeError, ValueError) as error:
-        raise ImageError(f"the PNG file is damaged: {error}") from error
+        raise ImageError(f"the PNG file is damaged: {one_line(error)}") from error
     if image.ndim == 3 and image.shape[2] == 2:
         return image[..., [0, 0, 0, 1]]
     return image
@@ -140,7 +140,7 @@ def _check_filtered_rows(header: bytes, image_data: bytes) -> None:
     try:
         filtered = zlib.decompressobj().decompress(image_data, expected + 1)
     except zlib.error as error:
-        raise ImageError(f"the PNG file is damaged: {error}") from error
+        raise ImageError(f"the PNG file is damaged: {one_line(error)}") from error
     if len(filtered) != expected:
         raise ImageError(f"the PNG file is damaged: its pixels take {len(filtered)} bytes instead of {expected}")
     position = 0

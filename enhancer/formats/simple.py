@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import struct
 
 import numpy as np
 
-from enhancer.errors import ImageError
+from enhancer.errors import ImageError, one_line
 from enhancer.formats.picture import Picture, check_claim
 
 BMP_MAGIC = b"BM"
@@ -35,8 +34,10 @@ def read(data: bytes, max_pixels: int) -> Picture:
             mode = "RGBA" if has_alpha else "L" if file.mode in ("L", "1") else "RGB"
             image = np.asarray(file.convert(mode))
             dpi = file.info.get("dpi")
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, TypeError, KeyError) as error:
-        raise ImageError(f"the {name.upper()} file is damaged: {error}") from error
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow raises anything on hostile data, from struct.error to DecompressionBombError
+        raise ImageError(f"the {name.upper()} file is damaged or truncated: {one_line(error)}") from error
     return Picture(image, dpi=dpi if dpi and min(dpi) > 0 else None, source_format=name)
 
 

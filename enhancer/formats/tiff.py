@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from codec_wrappers import Image, Metadata
+from codec_wrappers.errors import BitstreamError
+from codec_wrappers.jpeg_tables import parse_jpeg
 from codec_wrappers.samples import full_range, straight_alpha
 from codec_wrappers.tiff_tags import Directory, Field, TiffTagError, build_tiff, longs, parse_tiff, shorts
-from enhancer.errors import ImageError
+from enhancer.errors import ImageError, one_line
 from enhancer.formats.picture import Picture, check_claim
 
 MAGICS = (b"II\x2a\0", b"MM\0\x2a", b"II\x2b\0", b"MM\0\x2b")
@@ -65,9 +67,9 @@ def read(data: bytes, max_pixels: int) -> Picture:
             ``max_pixels``, or is of a kind that is not supported.
     """
     try:
-        file = parse_tiff(data)
+        file = parse_tiff(data, strict=True)
     except TiffTagError as error:
-        raise ImageError(f"the TIFF file is damaged: {error}") from error
+        raise ImageError(f"the TIFF file is damaged: {one_line(error)}") from error
     pictures = [d for d in file.directories if not _integer(d, 254, 0) & 5]  # neither thumbnail nor mask
     if len(pictures) > 1:
         raise ImageError("the TIFF file holds several pictures; only one is supported")
@@ -189,29 +191,34 @@ def _decompress(segment: bytes, size: int, compression: int) -> bytes:
         if compression == _PACKBITS:
             return bytes(imagecodecs.packbits_decode(segment, out=size))
     except (zlib.error, RuntimeError, ValueError) as error:
-        raise ImageError(f"the TIFF file is damaged: {error}") from error
+        raise ImageError(f"the TIFF file is damaged: {one_line(error)}") from error
     raise ImageError(f"TIFF files of compression type {compression} are not supported")
 
 
 def _decode_jpeg(segment: bytes, shape: tuple[int, int, int], layout: _Layout) -> Image:
+    """A strip or tile with JPEG compression (technical note 2); one that is too large is refused undecoded."""
     import imagecodecs
 
-    space = {_RGB: "RGB", _YCBCR: "YCBCR", _CMYK: "CMYK"}.get(layout.photometric, "GRAYSCALE")
-    target = "RGB" if layout.photometric == _YCBCR else space
-    single = shape[2] == 1
+    height, width, channels = shape
+    # Four components are passed through unchanged by the name CMYK, whatever they mean.
+    space = {3: "YCBCR" if layout.photometric == _YCBCR else "RGB", 4: "CMYK"}.get(channels)
+    target = "RGB" if channels == 3 else space
     try:
+        header = parse_jpeg(segment)
+        if (header.width, header.bit_depth, len(header.sampling)) != (width, layout.bits, channels) or not (
+            height <= header.height <= layout.block[0]
+        ):
+            raise ImageError("the TIFF file is damaged: a JPEG strip has another size than the file says")
         block: Image = imagecodecs.jpeg8_decode(
             segment,
             tables=layout.jpeg_tables,
-            colorspace=None if single else space,
-            outcolorspace=None if single else target,
-            shape=shape[:2],
+            colorspace=space,
+            outcolorspace=target,
+            shape=(header.height, width),
         )
-    except (RuntimeError, ValueError) as error:
-        raise ImageError(f"the TIFF file is damaged: {error}") from error
-    if layout.bits != 8 or block.dtype != np.uint8 or block.size < math.prod(shape) or block.shape[1] != shape[1]:
-        raise ImageError("the TIFF file is damaged: a JPEG strip has another size than the file says")
-    return block.reshape(-1, *shape[1:])[: shape[0]]
+    except (BitstreamError, RuntimeError, ValueError) as error:
+        raise ImageError(f"the TIFF file is damaged: {one_line(error)}") from error
+    return block.reshape(header.height, width, channels)[:height]
 
 
 def _to_image(samples: Image, directory: Directory, layout: _Layout) -> Image:
@@ -313,7 +320,7 @@ def _compress(rows: Image, order: str) -> bytes:
 def _exif_fields(exif: bytes | None) -> tuple[str, Directory]:
     """Byte order and fields of an EXIF block; a damaged block has none."""
     try:
-        file = parse_tiff(exif or b"", max_directories=1)
+        file = parse_tiff(exif or b"", strict=False, max_directories=1)
     except TiffTagError:
         return "<", {}
     return file.order, {tag: field for tag, field in file.directories[0].items() if tag not in _STORAGE}

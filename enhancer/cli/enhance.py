@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codec_wrappers import codec_names
@@ -25,6 +26,7 @@ examples:
   enhance photo.jpg -o clean.png --model max
   enhance decoded.png --codec vvc --qp 34    a bare picture: say where it comes from
   enhance album -o clean --recursive --skip-existing
+  enhance --stdin-list < pairs.tsv           loads the network once for all lines IN<TAB>OUT
   bpgdec -o /dev/stdout x.bpg | enhance - --codec bpg --qp 37 > y.png
   ffmpeg -i in.mp4 -f yuv4mpegpipe - | enhance - | ffmpeg -i - out.mkv
 """
@@ -32,8 +34,11 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``enhance``; returns the exit status."""
-    args = build_parser().parse_args(argv)
-    return run_command(lambda: _run(args), PROG)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if bool(args.inputs) == args.stdin_list:
+        parser.error("give either INPUT or --stdin-list")
+    return run_command(lambda: _serve(args) if args.stdin_list else _run(args), PROG)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,7 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, bitstreams, folders; - is standard input")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="pictures, bitstreams, folders; - is standard input")
+    parser.add_argument(
+        "--stdin-list", action="store_true", help="read lines IN<TAB>OUT from standard input, answer each in JSON"
+    )
     parser.add_argument("-o", "--output", metavar="OUT", help="file, folder, or - for standard output")
     _add_source_options(parser)
     _add_network_options(parser)
@@ -126,6 +134,26 @@ def _run(args: argparse.Namespace) -> int:
     report = _Reporter(args, to_stdout, len(jobs))
     enhancer = _load_enhancer(args)
     return report.run(jobs, enhancer, _batch_options(args))
+
+
+def _serve(args: argparse.Namespace) -> int:
+    """Answers each line of standard input before it reads the next, so that a caller can wait for the answer."""
+    from enhancer.batch import Outcome, run_jobs
+
+    enhancer, options = _load_enhancer(args), _batch_options(args)
+    failed = False
+    for line in sys.stdin:
+        if not line.strip():
+            continue
+        source, _, target = line.rstrip("\r\n").partition("\t")
+        if source and target:
+            outcomes = list(run_jobs([Job(Path(source), Path(target))], enhancer, options))
+        else:
+            outcomes = [Outcome(source, target, "failed", "a line must be IN<TAB>OUT")]
+        for outcome in outcomes:
+            print(json.dumps(outcome.as_dict()), flush=True)
+            failed = failed or outcome.status == "failed"
+    return FAILED if failed else 0
 
 
 def _load_enhancer(args: argparse.Namespace) -> Enhancer:

@@ -1,0 +1,427 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_network import write_random_checkpoint
+
+from codec_wrappers import get_codec
+from enhancer import image_io
+from enhancer.cli.enhance import main
+from enhancer.inference import Enhancer
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = [sys.executable, "-c", "import sys; from enhancer.cli.enhance import main; sys.exit(main())"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(write_random_checkpoint(tmp_path_factory.mktemp("model") / "net.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def enhancer(model) -> Enhancer:
+    return Enhancer.from_checkpoint(model, backend="torch")
+
+
+@pytest.fixture
+def enhance(model):
+    """Runs the command in this process with the small network; returns the exit status."""
+    return lambda *args: main([*map(str, args), "--model", model, "--backend", "torch", "--threads", "1"])
+
+
+@pytest.fixture
+def command(model) -> str:
+    """The command as a shell would write it, with the small network."""
+    prefix = " ".join(f"'{word}'" for word in PROGRAM)
+    return f"{prefix} --model '{model}' --backend torch --threads 1"
+
+
+def shell(script: str, **options) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(["sh", "-c", script], capture_output=True, env=environment, timeout=120, **options)
+
+
+def ffmpeg() -> str:
+    return pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
+
+
+def save(path: Path, image: np.ndarray, **options) -> Path:
+    Image.fromarray(image).save(path, **options)
+    return path
+
+
+def read(path: Path) -> np.ndarray:
+    return image_io.read_picture(path).image
+
+
+# Pictures in and out
+
+
+def test_a_jpeg_becomes_a_png_beside_it_conditioned_on_its_quality(tmp_path, picture, enhance, enhancer, capsys):
+    source = save(tmp_path / "a.jpg", picture, quality=30)
+
+    assert enhance(source) == 0
+
+    expected = enhancer.enhance(read(source), codec="jpeg", qp=30)
+    assert np.array_equal(read(tmp_path / "a.enhanced.png"), expected)
+    line = capsys.readouterr().out
+    assert line.startswith(f"{source} -> {tmp_path / 'a.enhanced.png'}: jpeg qp 30, ")
+
+
+@pytest.mark.parametrize("codec", ["bpg", "vvc", "webp"])
+def test_codec_and_qp_come_from_the_bitstream(codec, tmp_path, picture, enhance, enhancer, capsys):
+    bitstream = get_codec(codec).encode(picture, 37)
+    source = tmp_path / "x.bin"
+    source.write_bytes(bitstream)
+
+    assert enhance(source, "-o", tmp_path / "x.png", "--json") == 0
+
+    decoded = get_codec(codec).decode(bitstream)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["codec"], report.get("qp")) == (codec, decoded.info.qp)
+    assert (report["height"], report["width"], report["status"]) == (96, 128, "enhanced")
+    expected = enhancer.enhance(decoded.image, codec=codec, qp=decoded.info.qp)
+    assert np.array_equal(read(tmp_path / "x.png"), expected)
+
+
+def test_a_bare_picture_is_unknown_unless_the_user_knows(tmp_path, picture, enhance, enhancer):
+    source = save(tmp_path / "a.png", picture)
+
+    assert enhance(source, "-o", tmp_path / "blind.png") == 0
+    assert enhance(source, "-o", tmp_path / "told.png", "--codec", "bpg", "--qp", "40", "--strength", "0.5") == 0
+
+    assert np.array_equal(read(tmp_path / "blind.png"), enhancer.enhance(picture))
+    half = Enhancer(enhancer.checkpoint, enhancer.backend, strength=0.5)
+    assert np.array_equal(read(tmp_path / "told.png"), half.enhance(picture, codec="bpg", qp=40))
+
+
+@pytest.mark.parametrize("kind", ["gray", "alpha", "sixteen", "gray16"])
+def test_channels_and_depth_are_kept(kind, tmp_path, picture, enhance, enhancer):
+    wide = picture.astype(np.uint16) * 257
+    alpha = np.dstack([picture, np.arange(128, dtype=np.uint8) * np.ones((96, 1), np.uint8)])
+    image = {"gray": picture[..., 0], "alpha": alpha, "sixteen": wide, "gray16": wide[..., 1]}[kind]
+    image_io.write_picture(tmp_path / "a.png", image_io.Picture(image))
+
+    assert enhance(tmp_path / "a.png") == 0
+
+    result = read(tmp_path / "a.enhanced.png")
+    assert np.array_equal(result, enhancer.enhance(image))
+    if kind == "alpha":
+        assert np.array_equal(result[..., 3], alpha[..., 3])
+
+
+def test_metadata_are_kept_or_stripped(tmp_path, picture, enhance):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Maker"
+    source = save(tmp_path / "a.jpg", picture, exif=exif, icc_profile=b"profile" * 20, dpi=(300, 300))
+
+    assert enhance(source, "-o", tmp_path / "kept.png") == 0
+    assert enhance(source, "-o", tmp_path / "bare.png", "--strip") == 0
+    assert enhance(source, "-o", tmp_path / "upright.ppm") == 0
+
+    with Image.open(tmp_path / "kept.png") as kept, Image.open(tmp_path / "bare.png") as bare:
+        assert (kept.getexif()[0x0112], kept.getexif()[0x010F], kept.size) == (6, "Maker", (128, 96))
+        assert kept.info["icc_profile"] == bare.info["icc_profile"] == b"profile" * 20
+        assert 0x010F not in bare.getexif()
+        assert bare.size == (96, 128)  # the orientation is in the pixels now
+    assert read(tmp_path / "upright.ppm").shape == (128, 96, 3)
+
+
+def test_a_comparison_sheet_lies_beside_the_output(tmp_path, picture, enhance):
+    source = save(tmp_path / "a.png", picture)
+
+    assert enhance(source, "-o", tmp_path / "out.png", "--compare") == 0
+
+    assert read(tmp_path / "out.compare.png").shape[1] == 2 * 320 + 3 * 8
+
+
+# Many files
+
+
+def test_nothing_is_overwritten_unless_asked(tmp_path, picture, enhance, capsys):
+    source = save(tmp_path / "a.png", picture)
+    output = tmp_path / "out.png"
+    output.write_text("precious")
+
+    assert enhance(source, "-o", output) == 1
+    assert "out.png exists already; choose --overwrite or --skip-existing" in capsys.readouterr().err
+    assert enhance(source, "-o", output, "--skip-existing") == 0
+    assert output.read_text() == "precious"
+    assert enhance(source, "-o", output, "--overwrite") == 0
+    assert read(output).shape == picture.shape
+
+
+def test_one_bad_file_is_reported_and_the_rest_go_on(tmp_path, picture, enhance, capsys):
+    folder = tmp_path / "in" / "deep"
+    folder.mkdir(parents=True)
+    save(tmp_path / "in" / "a.png", picture)
+    (tmp_path / "in" / "b.png").write_text("no picture at all")
+    save(folder / "c.bmp", picture)
+
+    assert enhance(tmp_path / "in", "-o", tmp_path / "out", "--recursive", "--json") == 1
+
+    reports = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [report["status"] for report in reports] == ["enhanced", "failed", "enhanced"]
+    assert "not a picture" in reports[1]["error"]
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == ["a.png", "c.bmp", "deep"]
+
+
+def test_a_second_run_with_skip_existing_finishes_the_rest(tmp_path, picture, enhance, capsys):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "in" / name, picture)
+    assert enhance(tmp_path / "in", "-o", tmp_path / "out", "-q") == 0
+    (tmp_path / "out" / "b.png").unlink()
+    before = (tmp_path / "out" / "a.png").stat().st_mtime_ns
+
+    assert enhance(tmp_path / "in", "-o", tmp_path / "out", "--skip-existing", "--json") == 0
+
+    reports = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [report["status"] for report in reports] == ["skipped", "enhanced"]
+    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == before
+
+
+def test_two_outputs_with_one_name_are_refused_before_work_starts(tmp_path, picture, enhance, capsys):
+    (tmp_path / "in").mkdir()
+    save(tmp_path / "in" / "a.png", picture)
+    save(tmp_path / "in" / "a.jpg", picture)
+
+    assert enhance(tmp_path / "in", "-o", tmp_path / "out") == 1
+    assert "would both be written to" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_leaves_only_whole_files(tmp_path, picture, command):
+    (tmp_path / "in").mkdir()
+    for index in range(60):
+        save(tmp_path / "in" / f"{index:02}.png", np.tile(picture, (4, 4, 1)))
+    output = tmp_path / "out"
+    script = f"exec {command} --ensemble dihedral in -o out"
+    process = subprocess.Popen(
+        ["sh", "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
+    )
+    while not list(output.glob("*.png")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+
+    _, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert stderr == b""
+    done = sorted(output.iterdir())
+    assert 0 < len(done) < 60
+    assert all(read(path).shape == (384, 512, 3) for path in done)
+
+
+def test_a_list_on_standard_input_is_answered_line_by_line(tmp_path, picture, command):
+    save(tmp_path / "a.png", picture)
+    script = f"{command} --stdin-list --codec bpg --qp 30"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        ["sh", "-c", script], cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    answers = []
+    for line in ("a.png\tout/a b.png", "missing.png\tb.png", "no tab here"):
+        process.stdin.write(f"{line}\n")
+        process.stdin.flush()
+        answers.append(json.loads(process.stdout.readline()))
+    process.stdin.close()
+
+    assert process.wait(timeout=60) == 1
+    process.stdout.close()
+    assert [answer["status"] for answer in answers] == ["enhanced", "failed", "failed"]
+    assert answers[0]["qp"] == 30
+    assert "No such file" in answers[1]["error"]
+    assert "IN<TAB>OUT" in answers[2]["error"]
+    assert read(tmp_path / "out" / "a b.png").shape == picture.shape
+
+
+# Pipes
+
+
+@pytest.mark.parametrize("suffix", ["png", "ppm"])
+def test_a_pipe_gives_back_the_format_that_it_got(suffix, tmp_path, picture, command, enhancer):
+    save(tmp_path / f"a.{suffix}", picture)
+
+    run = shell(f"{command} - --codec bpg --qp 37 < a.{suffix} > out", cwd=tmp_path)
+
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert (tmp_path / "out").read_bytes()[:2] == {"png": b"\x89P", "ppm": b"P6"}[suffix]
+    assert np.array_equal(read(tmp_path / "out"), enhancer.enhance(picture, codec="bpg", qp=37))
+
+
+def test_bpgdec_into_enhance(tmp_path, picture, command, fake_tool, enhancer):
+    save(tmp_path / "decoded.png", picture)
+    fake_tool("bpgdec", f'test "$1 $2 $3" = "-o /dev/stdout x.bpg" && cat {tmp_path}/decoded.png')
+
+    run = shell(f"bpgdec -o /dev/stdout x.bpg | {command} - > y.png", cwd=tmp_path)
+
+    assert run.returncode == 0, run.stderr
+    assert np.array_equal(read(tmp_path / "y.png"), enhancer.enhance(picture))
+
+
+def test_ffmpeg_into_enhance_into_ffmpeg(tmp_path, picture, command):
+    save(tmp_path / "a.png", picture)
+    script = (
+        f"'{ffmpeg()}' -v error -loop 1 -i a.png -frames:v 3 -pix_fmt yuv420p -f yuv4mpegpipe - "
+        f"| {command} - --codec vvc --qp 37 | '{ffmpeg()}' -v error -i - -f rawvideo -pix_fmt rgb24 out.rgb"
+    )
+
+    run = shell(script, cwd=tmp_path)
+
+    assert (run.returncode, run.stderr) == (0, b"")
+    frames = np.fromfile(tmp_path / "out.rgb", np.uint8).reshape(3, *picture.shape)
+    assert np.array_equal(frames[0], frames[2])
+    change = np.abs(frames[0].astype(int) - picture).mean()
+    assert 2 < change < 60  # not the input, but not something else either
+
+
+def test_vvdecapp_into_enhance(tmp_path, command, fake_tool):
+    stream = b"YUV4MPEG2 W16 H16 F25:1 C420p10\n" + 2 * (b"FRAME\n" + bytes(16 * 16 * 3))
+    (tmp_path / "v.y4m").write_bytes(stream)
+    fake_tool("vvdecapp", f'test "$*" = "-b x.266 --y4m -o -" && cat {tmp_path}/v.y4m')
+
+    run = shell(f"vvdecapp -b x.266 --y4m -o - | {command} - --strength 0", cwd=tmp_path)
+
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == stream
+
+
+def test_raw_video_needs_its_size(tmp_path, command):
+    frames = np.random.default_rng(0).integers(0, 1024, (2, 16 * 12 * 3 // 2), dtype=np.uint16).tobytes()
+    (tmp_path / "v.yuv").write_bytes(frames)
+
+    run = shell(f"{command} v.yuv --size 16x12 --pix-fmt yuv420p10le --strength 0", cwd=tmp_path)
+
+    assert run.returncode == 0, run.stderr
+    assert b"2 frames" in run.stdout
+    assert (tmp_path / "v.enhanced.yuv").read_bytes() == frames
+
+
+def test_a_stream_cut_inside_a_frame_delivers_the_frames_before(tmp_path, command):
+    stream = b"YUV4MPEG2 W16 H16 C444\n" + 2 * (b"FRAME\n" + bytes(768))
+    (tmp_path / "v.y4m").write_bytes(stream + b"FRAME\n" + bytes(100))
+
+    piped = shell(f"{command} - --strength 0 < v.y4m", cwd=tmp_path)
+    filed = shell(f"{command} v.y4m --strength 0", cwd=tmp_path)
+
+    for run in (piped, filed):
+        assert run.returncode == 1
+        assert len(run.stderr.splitlines()) == 1
+        assert b"the stream ends inside frame 3, after 100 of its 768 bytes" in run.stderr
+    assert piped.stdout == (tmp_path / "v.enhanced.y4m").read_bytes() == stream
+
+
+def test_a_pipe_closed_downstream_ends_the_command_quietly(tmp_path, command):
+    stream = b"YUV4MPEG2 W64 H64 C444\n" + 40 * (b"FRAME\n" + bytes(64 * 64 * 3))
+    (tmp_path / "v.y4m").write_bytes(stream)
+
+    run = shell(f"{command} - < v.y4m | head -c 10", cwd=tmp_path)
+
+    assert run.stdout == stream[:10]
+    assert run.stderr == b""
+
+
+# Bad input
+
+
+def gigapixel_png() -> bytes:
+    header = struct.pack(">IIBBBBB", 40000, 40000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + bytes(100)
+
+
+def truncated_png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()[:2000]
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated", "gigapixel", "animated"])
+def test_bad_input_is_one_line_and_leaves_nothing(kind, tmp_path, picture, enhance, capsys):
+    source = tmp_path / "bad.png"
+    if kind == "animated":
+        frames = [Image.fromarray(picture), Image.fromarray(255 - picture)]
+        frames[0].save(source, "GIF", save_all=True, append_images=frames[1:])
+    else:
+        content = {"empty": b"", "text": b"hello", "truncated": truncated_png(picture), "gigapixel": gigapixel_png()}
+        source.write_bytes(content[kind])
+
+    assert enhance(source) == 1
+
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"enhance: {source}: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 5), (8, 3000, 3)], ids=str)
+def test_pictures_of_odd_sizes_keep_their_size(shape, tmp_path, enhance):
+    source = save(tmp_path / "a.png", np.zeros(shape, np.uint8))
+
+    assert enhance(source) == 0
+    assert read(tmp_path / "a.enhanced.png").shape == shape
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path, picture, enhance, capsys):
+    source = save(tmp_path / "a.png", picture)
+    (tmp_path / "file").touch()
+
+    assert enhance(source, "-o", tmp_path / "file" / "out.png") == 1
+    assert enhance(source, "-o", tmp_path / "out.xyz") == 1
+    assert enhance(tmp_path / "none.png") == 1
+
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert "Not a directory" in lines[0] or "File exists" in lines[0]
+    assert "no picture format for the suffix .xyz" in lines[1]
+    assert "none.png: no such file" in lines[2]
+
+
+def test_a_bad_checkpoint_is_one_line(tmp_path, picture, model, capsys):
+    source = str(save(tmp_path / "a.png", picture))
+    damaged = tmp_path / "net.safetensors"
+    shutil.copy(model, damaged)
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+
+    assert main([source, "--model", str(damaged)]) == 1
+    assert main([source, "--model", "nothing"]) == 1
+
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "not a whole safetensors file" in lines[0]
+    assert "cannot read checkpoint nothing" in lines[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["a.png", "--stdin-list"],
+        ["a.png", "--strength", "2"],
+        ["a.png", "--tile", "0"],
+        ["a.png", "--threads", "none"],
+        ["a.png", "--codec", "mp3"],
+        ["a.png", "--overwrite", "--skip-existing"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+
+    assert caught.value.code == 2
+    assert "usage: enhance" in capsys.readouterr().err

@@ -142,7 +142,7 @@ def _forward(input_depth: int, samples: SampleFormat) -> tuple[_Ints, list[int],
 
     For gray pictures the first element of the matrix and the first offset count.
     """
-    shift = 31 - samples.bit_depth
+    shift = 23 + input_depth - samples.bit_depth  # libbpg's for 8-bit pictures
     black = _ranges(samples)[2] << shift
     luma, chroma = (value * 2.0**shift / ((1 << input_depth) - 1) for value in _ranges(samples)[:2])
     half = 1 << (shift - 1)

@@ -166,9 +166,11 @@ def _pixel_format(chroma: Chroma, bit_depth: int) -> str:
 def _block_options(height: int, width: int) -> tuple[int, list[str]]:
     """Multiple to pad to, and x265's block sizes: it refuses pictures smaller than one coding tree block."""
     smallest = min(-(-height // 8) * 8, -(-width // 8) * 8)
-    if smallest < 16:
-        return 16, ["ctu=16", "min-cu-size=16"]
-    return 8, [f"ctu={ctu}" for ctu in (32, 16) if smallest < 2 * ctu][-1:]
+    if smallest >= 64:
+        return 8, []
+    # Levels of large pictures forbid small blocks, but BPG has no levels.
+    options = [f"ctu={32 if smallest >= 32 else 16}", "allow-non-conformance=1"]
+    return (8, options) if smallest >= 16 else (16, [*options, "min-cu-size=16"])
 
 
 def _pad(planes: Sequence[Plane], chroma: Chroma, block: int) -> list[Plane]:
@@ -199,7 +201,7 @@ def _run_x265(planes: Sequence[Plane], pixel_format: str, preset: str, parameter
         frame.pts = 0
         return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
     except av.error.FFmpegError as error:
-        raise CodecError(f"x265 failed on {width} x {height} {pixel_format}: {error}") from error
+        raise CodecError(f"x265 failed on {width} x {height} {pixel_format}: {error.strerror}") from error
 
 
 def _decode_ffmpeg(nals: Sequence[bytes], sps: Sps) -> list[Plane]:
@@ -212,8 +214,8 @@ def _decode_ffmpeg(nals: Sequence[bytes], sps: Sps) -> list[Plane]:
         context.options = {"err_detect": "explode+crccheck"}
         packet = av.Packet(join_nals([write_vps(), write_sps(sps), *nals]))
         frames = [*context.decode(packet), *context.decode(None)]
-    except (av.error.FFmpegError, MemoryError) as error:
-        raise BitstreamError(f"the HEVC data are damaged or not supported: {error}") from error
+    except av.error.FFmpegError as error:
+        raise BitstreamError(f"the HEVC data are damaged or not supported: {error.strerror}") from error
     if not frames or frames[0].is_corrupt:
         raise BitstreamError("the HEVC data hold no picture that can be decoded")
     frame = frames[0]

@@ -199,6 +199,9 @@ class VvcCodec:
     def decode(self, bitstream: bytes) -> Decoded:
         """Returns the first picture of ``bitstream``, uint8 unless ``output_depth`` is 16.
 
+        The decoder notices nearly all damage, not all: without a checksum, about 1 % of cut or altered
+        slices decode to some other picture.
+
         Raises:
             BitstreamError: If it cannot be decoded, or claims more than ``max_pixels``.
             CodecUnavailableError: If a program is missing.

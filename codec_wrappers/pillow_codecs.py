@@ -30,6 +30,7 @@ from codec_wrappers.base import (
 )
 from codec_wrappers.errors import BitstreamError, CodecError
 from codec_wrappers.jpeg_tables import EXIF_PREFIX, parse_jpeg, with_metadata
+from codec_wrappers.vp8_header import vp8_quality
 
 ColorChroma = Literal["420", "422", "444"]
 
@@ -221,7 +222,10 @@ class WebpCodec:
         )
 
     def decode(self, bitstream: bytes) -> Decoded:
-        """Returns the picture, uint8, RGB or RGBA; 4:4:4 is reported for lossless files.
+        """Returns the picture, uint8, RGB or RGBA.
+
+        A quality is estimated from the quantisers (within about 2 steps for libwebp's own files); a
+        lossless file has none, and is reported as 4:4:4.
 
         Raises:
             BitstreamError: If the file is damaged, truncated, animated or larger than ``max_pixels``.
@@ -235,7 +239,10 @@ class WebpCodec:
             check_pixels(width, height, self.max_pixels)
         with decoding("WebP"):
             image: Image = imagecodecs.webp_decode(bitstream)
-        info = CodingInfo(self.name, None, "444" if b"VP8L" in chunks else "420", 8)
+        if b"VP8L" in chunks:
+            info = CodingInfo(self.name, None, "444", 8)
+        else:
+            info = CodingInfo(self.name, vp8_quality(chunks[b"VP8 "]), "420", 8)
         return Decoded(image, info, Metadata(chunks.get(b"EXIF"), chunks.get(b"ICCP"), chunks.get(b"XMP ")))
 
 

@@ -15,10 +15,12 @@ from PIL import Image as PillowImage
 from codec_wrappers import get_codec
 from codec_wrappers.errors import UnknownCodecError
 from enhancer.checkpoint import load_checkpoint
-from enhancer.network import NetworkConfig
+from enhancer.condition import condition_vector
+from enhancer.network import NetworkConfig, RestorationNetwork
 from train.config import DataSettings, OptimizerSettings, Phase, TrainConfig, build, load_config, to_json, with_steps
 from train.data import CropSampler
 from train.export import export
+from train.grow import copy_weights
 from train.loop import NotFiniteError, Processes, Trainer, run, schedule
 from train.losses import crop_ms_ssim, reconstruction_loss
 from train.pack import pack, unpack
@@ -224,6 +226,20 @@ def test_ms_ssim_needs_33_pixels():
 
 
 # The loop
+
+
+def test_a_grown_network_computes_what_the_small_one_does():
+    small, large = (RestorationNetwork(replace(CONFIG.network, blocks=blocks)) for blocks in (2, 5))
+    for parameter in small.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x, condition = torch.rand(1, 3, 32, 32), condition_vector(CONFIG.codecs, "bpg", 32).unsqueeze(0)
+
+    copy_weights(small, large)
+
+    assert torch.equal(large(x, condition), small(x, condition))
+    assert (small(x, condition) - x).abs().max() > 0.01
+    with pytest.raises(ValueError, match="only blocks may differ"):
+        copy_weights(large, small)
 
 
 def test_a_run_that_was_stopped_ends_bit_identical_to_one_that_was_not(store, tmp_path):

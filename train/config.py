@@ -97,7 +97,7 @@ class TrainConfig:
         save_every: Steps between checkpoints.
         teacher: Checkpoint to distil from, or empty.
         teacher_weight: Share of the teacher's picture in the target.
-        start: Checkpoint whose weights to start from (of the same sizes), or empty.
+        start: Checkpoint whose weights to start from (equal but for fewer blocks), or empty.
         codecs: Codecs of the condition vector, in order.
     """
 

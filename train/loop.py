@@ -18,6 +18,7 @@ from enhancer.errors import EnhancerError
 from enhancer.network import RestorationNetwork
 from train.config import TrainConfig
 from train.data import Batch, CropSampler
+from train.grow import copy_weights
 from train.losses import reconstruction_loss
 from train.progress import bar
 from train.runlog import RunLog, load_state, save_state
@@ -83,7 +84,7 @@ class Trainer:
         if config.start:
             from enhancer.checkpoint import load_checkpoint
 
-            self.network.load_state_dict(load_checkpoint(config.start).network.state_dict())
+            copy_weights(load_checkpoint(config.start).network, self.network)
         self.average = _fresh(config, device)
         self.average.load_state_dict(self.network.state_dict())
         self.average.requires_grad_(False)

@@ -9,10 +9,10 @@ import torch
 
 from enhancer.network import NetworkConfig
 
-CPU_BUDGET = 512 << 20
+CPU_BUDGET = 384 << 20
 """Bytes that the features of one tile may take on a processor; larger tiles are hardly faster."""
 
-LIVE_TENSORS = 6
+LIVE_TENSORS = 7
 """Feature tensors that are alive at the same time within a block, work space of convolutions included."""
 
 

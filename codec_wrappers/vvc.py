@@ -8,7 +8,6 @@ from typing import ClassVar, Literal, Self, TypeAlias, get_args
 import numpy as np
 
 from codec_wrappers.base import (
-    DEFAULT_MAX_PIXELS,
     NO_METADATA,
     Availability,
     CodingInfo,
@@ -47,6 +46,9 @@ Backend: TypeAlias = Literal["ffmpeg", "vvenc", "vtm"]
 CODED = YCbCrFormat(*BT601, full_range=True, bit_depth=10)
 CODED_VUI = Vui(matrix=5, full_range=True, chroma_location=1)
 """How our own streams hold colour, and say so."""
+
+LEVEL_6_3_PIXELS = 80_216_064
+"""The largest picture of any level but the unlimited one (H.266, table A.1). Decoding takes some 16 bytes a pixel."""
 
 MIN_SIDE = 16  # smaller streams do not fit into libvvenc's output buffer in ffmpeg, one byte per pixel
 _BUFFER_TOO_SMALL = "external library"  # what ffmpeg says when a stream does not fit
@@ -87,7 +89,7 @@ class VvcCodec:
     chroma_qp_offset: int | None = None
     output_depth: Literal[8, 16] = 8
     timeout_s: float = 600.0
-    max_pixels: int = DEFAULT_MAX_PIXELS
+    max_pixels: int = LEVEL_6_3_PIXELS
 
     name: ClassVar[str] = "vvc"
     suffixes: ClassVar[tuple[str, ...]] = (".266", ".vvc")

@@ -21,15 +21,16 @@ from codec_wrappers.rate_search import Point, bracket, propose, search_qp
 PROBE_RATIO = 0.94
 """Expected size of a full encode over that of its probe (vvenc medium over faster: 0.88 to 1.00)."""
 
-# d log(size) / d -log(lambda): 0.35-0.37 for x265, 0.25-0.47 for vvenc on photographs.
-_FINE_SLOPE = 0.36
+# d log(size) / d -log(lambda): 0.35 to 0.63 for x265, 0.25 to 0.5 for vvenc on photographs.
+_FINE_SLOPE = 0.45
 # A finer qp wastes a little against a coarser one with a smaller lambda, as long as the factor stays
 # above this; so the qp search stops at a qp that can be raised to the target by such a factor.
 _PREFERRED_FACTOR = 0.7
 _FINE_REACH = -_FINE_SLOPE * math.log(_PREFERRED_FACTOR)
-_FINEST_STEP = 0.002  # of log lambda: below this a size is noise
+_FINEST_STEP = 0.01  # of log lambda: within this sizes jump up and down by as much
+_FAR = 0.02  # unused part of the target that is worth trying the next qp
 _PROBES_PER_STAGE = 7
-_CAUTION = 0.02  # of log size
+_CAUTION = 0.015  # of log size: how much lower an encode aims that had better fit
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ def _search(meter: _Meter, target: float, max_encodes: int, tolerance: float) ->
     if sizes[index] <= target / math.exp(_FINE_REACH) and above / target < target / sizes[index]:
         index += 1  # far below, and a little above: come down from there
     _search_fine(meter, index, target, max_encodes, tolerance)
-    close = target * (1 - tolerance) <= meter.sizes[meter.closest(target)] <= target
+    close = target * (1 - max(tolerance, _FAR)) <= meter.sizes[meter.closest(target)] <= target
     if not close and index + 1 < len(meter.qps):
         # The knob did not reach far enough up from this qp.
         _search_fine(meter, index + 1, target, max_encodes, tolerance)
@@ -299,8 +300,9 @@ def _search_fine(meter: _Meter, index: int, target: float, max_encodes: int, tol
             return
         setting = _Setting(index, meter.neutral)
         if points:
-            # The last encode has to fit if none did before.
-            caution = _CAUTION if low is None and meter.count >= max_encodes - 1 else 0.0
+            # The last encode had better fit if nothing near the target does so far.
+            far = low is None or limit - low.log_size > 2 * _CAUTION
+            caution = _CAUTION if far and meter.count >= max_encodes - 1 else 0.0
             proposal = propose(points, (limit + enough) / 2 - caution, limit, _FINE_SLOPE)
             setting = _Setting(index, round(math.exp(-min(max(proposal, cheapest), dearest)), 4))
         if setting in meter.sizes:
@@ -316,7 +318,7 @@ def _search_by_probe(full: _Meter, quick: _Meter, target: int, max_encodes: int,
     if target * (1 - tolerance) <= size <= target:
         return
     if full.count < max_encodes:
-        aim = target * (1 - tolerance / 2) * quick.size(setting) / size
+        aim = target * math.exp(-_CAUTION / 2) * quick.size(setting) / size
         _search(quick, aim, quick.count + _PROBES_PER_STAGE, tolerance)
         setting = quick.closest(aim)
         full.size(setting)

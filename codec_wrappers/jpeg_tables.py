@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from codec_wrappers.base import Chroma, Metadata
 from codec_wrappers.errors import BitstreamError, CodecError
@@ -191,6 +192,7 @@ class _Extras:
         return Metadata(exif=self.exif or None, icc=icc, xmp=self.xmp or None)
 
 
+@lru_cache(maxsize=100)
 def scaled_tables(quality: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Luma and chroma quantisation tables by rows for a quality of 1 to 100, as libjpeg makes them (8 bits)."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
@@ -208,11 +210,16 @@ def nearest_quality(luma: tuple[int, ...], chroma: tuple[int, ...] = ()) -> int 
         return None
     target = luma + (chroma if len(chroma) == 64 and min(chroma) >= 1 else ())
 
-    def distance(quality: int) -> float:
-        candidate = sum(scaled_tables(quality), ())[: len(target)]
-        return sum(abs(math.log2(a / b)) for a, b in zip(target, candidate, strict=True)) / len(target)
+    candidates = {quality: sum(scaled_tables(quality), ())[: len(target)] for quality in range(1, 101)}
+    for quality, candidate in candidates.items():
+        if candidate == target:
+            return quality
 
-    best = min(range(1, 101), key=distance)
+    def distance(quality: int) -> float:
+        ratios = (abs(math.log2(a / b)) for a, b in zip(target, candidates[quality], strict=True))
+        return sum(ratios) / len(target)
+
+    best = min(candidates, key=distance)
     return best if distance(best) <= _MAX_DISTANCE else None
 
 

@@ -79,7 +79,7 @@ class VvcCodec:
         chroma_qp_offset: Added to the qp of Cb and Cr, -12 to 12; None: as the preset says.
         output_depth: Bits per sample of decoded pictures, 8 (uint8) or 16 (uint16).
         timeout_s: Time limit of one program run, in seconds.
-        max_pixels: Streams whose header claims more are refused.
+        max_pixels: Streams whose header claims more are refused, and pictures that would become such.
     """
 
     preset: Preset = "reference"
@@ -152,13 +152,17 @@ class VvcCodec:
         """Returns the byte stream of ``image`` (Rec. ITU-T H.266, Annex B).
 
         Raises:
-            ValueError: If ``qp``, the shape or the dtype is not supported, or ``vtm_config`` is missing.
+            ValueError: If ``qp``, the size, the shape or the dtype is not supported, or ``vtm_config`` is missing.
             CodecUnavailableError: If a program is missing.
             ToolError: If a program fails or takes longer than ``timeout_s``.
         """
         self.qp_range.check(qp)
         check_image(image, channels=(1, 3), depths=(8, 16))
         height, width = image.shape[:2]
+        if (height + 7) * (width + 7) > self.max_pixels:  # vvenc codes whole blocks of 8 x 8
+            raise ValueError(
+                f"{width} x {height} pixels are above the limit of {self.max_pixels} (max_pixels raises it)"
+            )
         padded_height, padded_width = (max(side + side % 2, MIN_SIDE) for side in (height, width))
         stream = b""
         while not stream:

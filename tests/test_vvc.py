@@ -262,6 +262,11 @@ def test_more_than_max_pixels_is_refused(stream):
         replace(FAST, max_pixels=64 * 48 - 1).decode(stream)
 
 
+def test_what_could_not_be_decoded_again_is_not_encoded(small):
+    with pytest.raises(ValueError, match="64 x 48 pixels are above the limit of 3072"):
+        replace(FAST, max_pixels=3072).encode(small, 30)
+
+
 def test_the_first_picture_of_several_is_returned(stream, small):
     other = FAST.encode(small[::-1], 35)
 

@@ -170,6 +170,8 @@ def _block_options(height: int, width: int) -> tuple[int, list[str]]:
         return 8, []
     # Levels of large pictures forbid small blocks, but BPG has no levels.
     options = [f"ctu={32 if smallest >= 32 else 16}", "allow-non-conformance=1"]
+    if smallest < 32:  # slow presets ask for depth 4, which a block of 16 does not have
+        options += ["tu-intra-depth=3", "tu-inter-depth=3"]
     return (8, options) if smallest >= 16 else (16, [*options, "min-cu-size=16"])
 
 

@@ -121,7 +121,11 @@ def run_jobs(
     behind: deque[Future[Outcome]] = deque()
 
     def fetch() -> None:
-        if (job := next(todo, None)) is not None:
+        if (job := next(todo, None)) is None:
+            return
+        if job.source is None:  # Ctrl-C must not wait for a thread that waits for standard input
+            ahead.append((job, _completed(_guarded(job, _read, job, options))))
+        else:
             ahead.append((job, reader.submit(_guarded, job, _read, job, options)))
 
     try:
@@ -138,6 +142,12 @@ def run_jobs(
     finally:
         reader.shutdown(cancel_futures=True)
         writer.shutdown(cancel_futures=True)
+
+
+def _completed(result: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
 
 
 def _guarded(job: Job, stage: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Outcome:

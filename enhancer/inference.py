@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import count
 from math import prod
 from pathlib import Path
@@ -15,6 +16,7 @@ from enhancer.backends import Backend, BackendName, create_backend
 from enhancer.checkpoint import Checkpoint, load_checkpoint
 from enhancer.condition import condition_vector
 from enhancer.ensemble import Ensemble, run_ensemble
+from enhancer.errors import EnhancerError
 from enhancer.memory import bytes_per_pixel, choose_tile, memory_budget
 from enhancer.tensors import AnyImage, from_unit, pad_to_multiple, to_unit, unpack
 from enhancer.tiling import run_tiled
@@ -138,9 +140,11 @@ class Enhancer:
         while True:
             try:
                 return self._run(x, tile_size, condition, progress)[..., :height, :width]
-            except torch.OutOfMemoryError:
-                if max(tile_size) <= multiple:
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
                     raise
+                if max(tile_size) <= multiple:
+                    raise EnhancerError(f"out of memory, even with tiles of {max(tile_size)} pixels") from error
                 torch.cuda.empty_cache()
                 tile_size = (_round_up(tile_size[0] // 2, multiple), _round_up(tile_size[1] // 2, multiple))
 
@@ -180,6 +184,37 @@ class Enhancer:
         if window.shape[1] == 1:
             y = y.mean(dim=1, keepdim=True)
         return from_unit(y, window.dtype).to(window.device)
+
+
+@lru_cache(maxsize=2)
+def _shared_enhancer(model: str | Path) -> Enhancer:
+    return Enhancer.from_checkpoint(model)
+
+
+def enhance(
+    image: AnyImage | list[AnyImage],
+    *,
+    codec: str | None = None,
+    qp: float | None = None,
+    model: str | Path = "balanced",
+) -> AnyImage:
+    """Restores a picture with default settings; the network is loaded at the first call and kept.
+
+    Args:
+        image: See :meth:`Enhancer.enhance`, also for ``codec``, ``qp`` and what is returned and raised.
+        codec: Name of the codec.
+        qp: Its quality index.
+        model: Name of a shipped checkpoint or a file.
+    """
+    return _shared_enhancer(model).enhance(image, codec=codec, qp=qp)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tells apart the errors of torch, OpenVINO and onnxruntime, which have no common type for it."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    message = str(error).lower()
+    return any(words in message for words in ("can't allocate memory", "bad_alloc", "failed to allocate"))
 
 
 def _round_up(length: int, multiple: int) -> int:

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_network import random_checkpoint
+from small_network import random_checkpoint, write_random_checkpoint
 
 from enhancer.backends.torch_backend import TorchBackend
 from enhancer.errors import EnhancerError
-from enhancer.inference import Enhancer
+from enhancer.inference import Enhancer, enhance
 
 CHECKPOINT = random_checkpoint()
 CPU = torch.device("cpu")
@@ -195,8 +195,28 @@ def test_running_out_of_gpu_memory_halves_the_tile(monkeypatch):
     expected = Enhancer(checkpoint, TorchBackend(checkpoint, device=CPU), tile=1000).enhance(image)
     assert np.abs(result.astype(int) - expected).max() <= 1
     monkeypatch.setattr(SmallDevice, "largest", 0)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(EnhancerError, match="out of memory, even with tiles of 1 pixels"):
         Enhancer(checkpoint, SmallDevice(checkpoint, device=CPU)).enhance(image)
+
+
+def test_other_failures_of_the_backend_are_not_taken_for_a_lack_of_memory():
+    class Broken(TorchBackend):
+        def __call__(self, x, condition):
+            raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        Enhancer(CHECKPOINT, Broken(CHECKPOINT, device=CPU)).enhance(noise(8, 8, 3))
+
+
+def test_the_one_line_form_loads_the_network_once(tmp_path):
+    path = write_random_checkpoint(tmp_path / "net.safetensors")
+    image = noise(20, 20, 3)
+
+    first = enhance(image, codec="bpg", qp=37, model=path)
+    path.unlink()
+
+    assert np.array_equal(enhance(image, codec="bpg", qp=37, model=path), first)
+    assert np.abs(first.astype(int) - enhancer().enhance(image, codec="bpg", qp=37)).max() <= 1
 
 
 def test_progress_rises_to_one():

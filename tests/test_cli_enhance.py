@@ -2,18 +2,17 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import signal
 import struct
 import subprocess
-import sys
 import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from enhance_command import enhance_command, environment
 from PIL import Image
 from small_network import write_random_checkpoint
 
@@ -21,9 +20,6 @@ from codec_wrappers import get_codec
 from enhancer import image_io
 from enhancer.cli.enhance import main
 from enhancer.inference import Enhancer
-
-ROOT = Path(__file__).resolve().parent.parent
-PROGRAM = [sys.executable, "-c", "import sys; from enhancer.cli.enhance import main; sys.exit(main())"]
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +40,7 @@ def enhance(model):
 
 @pytest.fixture
 def command(model) -> str:
-    """The command as a shell would write it, with the small network."""
-    prefix = " ".join(f"'{word}'" for word in PROGRAM)
-    return f"{prefix} --model '{model}' --backend torch --threads 1"
-
-
-def shell(script: str, **options) -> subprocess.CompletedProcess[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(["sh", "-c", script], capture_output=True, env=environment, timeout=120, **options)
-
-
-def ffmpeg() -> str:
-    return pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
+    return enhance_command(model)
 
 
 def save(path: Path, image: np.ndarray, **options) -> Path:
@@ -210,9 +195,7 @@ def test_ctrl_c_leaves_only_whole_files(tmp_path, picture, command):
         save(tmp_path / "in" / f"{index:02}.png", np.tile(picture, (4, 4, 1)))
     output = tmp_path / "out"
     script = f"exec {command} --ensemble dihedral in -o out"
-    process = subprocess.Popen(
-        ["sh", "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen(["sh", "-c", script], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
     while not list(output.glob("*.png")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -229,9 +212,8 @@ def test_ctrl_c_leaves_only_whole_files(tmp_path, picture, command):
 def test_a_list_on_standard_input_is_answered_line_by_line(tmp_path, picture, command):
     save(tmp_path / "a.png", picture)
     script = f"{command} --stdin-list --codec bpg --qp 30"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        ["sh", "-c", script], cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ["sh", "-c", script], cwd=tmp_path, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     answers = []
     for line in ("a.png\tout/a b.png", "missing.png\tb.png", "no tab here"):
@@ -247,92 +229,6 @@ def test_a_list_on_standard_input_is_answered_line_by_line(tmp_path, picture, co
     assert "No such file" in answers[1]["error"]
     assert "IN<TAB>OUT" in answers[2]["error"]
     assert read(tmp_path / "out" / "a b.png").shape == picture.shape
-
-
-# Pipes
-
-
-@pytest.mark.parametrize("suffix", ["png", "ppm"])
-def test_a_pipe_gives_back_the_format_that_it_got(suffix, tmp_path, picture, command, enhancer):
-    save(tmp_path / f"a.{suffix}", picture)
-
-    run = shell(f"{command} - --codec bpg --qp 37 < a.{suffix} > out", cwd=tmp_path)
-
-    assert (run.returncode, run.stderr) == (0, b"")
-    assert (tmp_path / "out").read_bytes()[:2] == {"png": b"\x89P", "ppm": b"P6"}[suffix]
-    assert np.array_equal(read(tmp_path / "out"), enhancer.enhance(picture, codec="bpg", qp=37))
-
-
-def test_bpgdec_into_enhance(tmp_path, picture, command, fake_tool, enhancer):
-    save(tmp_path / "decoded.png", picture)
-    fake_tool("bpgdec", f'test "$1 $2 $3" = "-o /dev/stdout x.bpg" && cat {tmp_path}/decoded.png')
-
-    run = shell(f"bpgdec -o /dev/stdout x.bpg | {command} - > y.png", cwd=tmp_path)
-
-    assert run.returncode == 0, run.stderr
-    assert np.array_equal(read(tmp_path / "y.png"), enhancer.enhance(picture))
-
-
-def test_ffmpeg_into_enhance_into_ffmpeg(tmp_path, picture, command):
-    save(tmp_path / "a.png", picture)
-    script = (
-        f"'{ffmpeg()}' -v error -loop 1 -i a.png -frames:v 3 -pix_fmt yuv420p -f yuv4mpegpipe - "
-        f"| {command} - --codec vvc --qp 37 | '{ffmpeg()}' -v error -i - -f rawvideo -pix_fmt rgb24 out.rgb"
-    )
-
-    run = shell(script, cwd=tmp_path)
-
-    assert (run.returncode, run.stderr) == (0, b"")
-    frames = np.fromfile(tmp_path / "out.rgb", np.uint8).reshape(3, *picture.shape)
-    assert np.array_equal(frames[0], frames[2])
-    change = np.abs(frames[0].astype(int) - picture).mean()
-    assert 2 < change < 60  # not the input, but not something else either
-
-
-def test_vvdecapp_into_enhance(tmp_path, command, fake_tool):
-    stream = b"YUV4MPEG2 W16 H16 F25:1 C420p10\n" + 2 * (b"FRAME\n" + bytes(16 * 16 * 3))
-    (tmp_path / "v.y4m").write_bytes(stream)
-    fake_tool("vvdecapp", f'test "$*" = "-b x.266 --y4m -o -" && cat {tmp_path}/v.y4m')
-
-    run = shell(f"vvdecapp -b x.266 --y4m -o - | {command} - --strength 0", cwd=tmp_path)
-
-    assert run.returncode == 0, run.stderr
-    assert run.stdout == stream
-
-
-def test_raw_video_needs_its_size(tmp_path, command):
-    frames = np.random.default_rng(0).integers(0, 1024, (2, 16 * 12 * 3 // 2), dtype=np.uint16).tobytes()
-    (tmp_path / "v.yuv").write_bytes(frames)
-
-    run = shell(f"{command} v.yuv --size 16x12 --pix-fmt yuv420p10le --strength 0", cwd=tmp_path)
-
-    assert run.returncode == 0, run.stderr
-    assert b"2 frames" in run.stdout
-    assert (tmp_path / "v.enhanced.yuv").read_bytes() == frames
-
-
-def test_a_stream_cut_inside_a_frame_delivers_the_frames_before(tmp_path, command):
-    stream = b"YUV4MPEG2 W16 H16 C444\n" + 2 * (b"FRAME\n" + bytes(768))
-    (tmp_path / "v.y4m").write_bytes(stream + b"FRAME\n" + bytes(100))
-
-    piped = shell(f"{command} - --strength 0 < v.y4m", cwd=tmp_path)
-    filed = shell(f"{command} v.y4m --strength 0", cwd=tmp_path)
-
-    for run in (piped, filed):
-        assert run.returncode == 1
-        assert len(run.stderr.splitlines()) == 1
-        assert b"the stream ends inside frame 3, after 100 of its 768 bytes" in run.stderr
-    assert piped.stdout == (tmp_path / "v.enhanced.y4m").read_bytes() == stream
-
-
-def test_a_pipe_closed_downstream_ends_the_command_quietly(tmp_path, command):
-    stream = b"YUV4MPEG2 W64 H64 C444\n" + 40 * (b"FRAME\n" + bytes(64 * 64 * 3))
-    (tmp_path / "v.y4m").write_bytes(stream)
-
-    run = shell(f"{command} - < v.y4m | head -c 10", cwd=tmp_path)
-
-    assert run.stdout == stream[:10]
-    assert run.stderr == b""
 
 
 # Bad input
@@ -404,6 +300,30 @@ def test_a_bad_checkpoint_is_one_line(tmp_path, picture, model, capsys):
     assert len(lines) == 2
     assert "not a whole safetensors file" in lines[0]
     assert "cannot read checkpoint nothing" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("enhance --ensemble ", {"none", "rotate", "dihedral"}),
+        ("enhance --codec v", {"vvc"}),
+        ("enhance a.png --str", {"--strength", "--strip"}),
+        ("enhance a", set()),
+    ],
+)
+def test_the_shell_completes_options_and_choices(line, expected, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--completion", "bash"])
+    assert caught.value.code == 0
+    words = line.split(" ")
+    script = (
+        f"{capsys.readouterr().out}\nCOMP_WORDS=({' '.join(words[:-1])} '{words[-1]}'); "
+        f'COMP_CWORD={len(words) - 1}; _enhance_complete; echo "${{COMPREPLY[@]}}"'
+    )
+
+    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+
+    assert set(run.stdout.split()) == expected
 
 
 @pytest.mark.parametrize(

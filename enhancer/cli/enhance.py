@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from codec_wrappers import codec_names
 from enhancer.cli.common import FAILED, run_command
+from enhancer.cli.completion import PrintCompletion
 from enhancer.errors import EnhancerError
 from enhancer.jobs import Job, plan_jobs
 
@@ -54,6 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--stdin-list", action="store_true", help="read lines IN<TAB>OUT from standard input, answer each in JSON"
     )
     parser.add_argument("-o", "--output", metavar="OUT", help="file, folder, or - for standard output")
+    parser.add_argument(
+        "--completion", action=PrintCompletion, help='print a script for the shell: eval "$(enhance --completion bash)"'
+    )
     _add_source_options(parser)
     _add_network_options(parser)
     _add_output_options(parser)
@@ -63,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what the pictures have been through")
     group.add_argument("--codec", choices=codec_names(), help="codec of a bare picture (default: unknown)")
-    group.add_argument("--qp", type=float, help="its quality index, as the picture's own header would say it")
+    group.add_argument("--qp", type=float, help="its quality index as the bitstream says it (vvenc's -q minus 3)")
     group.add_argument("--size", metavar="WxH", help="size of the frames, if the input is raw planar YCbCr video")
     group.add_argument("--pix-fmt", metavar="NAME", default="yuv420p", help="its layout: yuv420p, yuv422p10le, gray…")
     group.add_argument(

@@ -54,8 +54,8 @@ class BpgCodec:
 
     Attributes:
         preset: ``reference`` is x265 ``placebo`` without psycho-visual options, which matches the
-            reference encoder; ``tuned`` spends more on chroma and shifts the Lagrange multiplier,
-            for a better RGB-PSNR; ``fast`` is for quick results.
+            reference encoder; ``tuned`` spends more on chroma and shifts the Lagrange multiplier for a
+            better RGB-PSNR (3 to 4 % fewer bits in 4:2:0); ``fast`` halves the time for 1 % more bits.
         backend: ``pyav`` encodes by libx265 and decodes by FFmpeg, in this process; ``libbpg`` runs
             ``bpgenc`` (compression level 9 for ``reference``, 1 for ``fast``) and ``bpgdec`` from PATH.
         chroma: Chroma format of colour pictures; gray ones are stored as such.

@@ -64,7 +64,7 @@ def subsampling(chroma: Chroma) -> tuple[int, int]:
 def encode_intra(
     planes: Sequence[Plane], chroma: Chroma, bit_depth: int, qp: int, settings: X265Settings, *, lossless: bool = False
 ) -> HevcPicture:
-    """Codes one IDR picture at a constant ``qp``, on the calling thread alone.
+    """Codes one IDR picture at a constant ``qp``, on one thread; other calls in this process wait.
 
     Args:
         planes: Luma and, unless ``chroma`` is ``"400"``, two chroma planes of ``ceil(size / factor)``
@@ -82,14 +82,15 @@ def encode_intra(
     height, width = planes[0].shape
     block, size_options = _block_options(height, width)
     padded = _pad(planes, chroma, block)
-    with _X265_LOCK, tempfile.TemporaryDirectory(prefix="x265-") as folder:
-        lambdas = Path(folder, "lambdas")
-        lambdas.write_text(_lambda_file(bit_depth, settings.lambda_scale))
-        path = re.sub(r"([\\\\':=\s])", r"\\\1", str(lambdas))
-        options = [_COMMON, f"qp={qp}", f"lambda-file={path}", *size_options, *settings.extra]
-        if lossless:
-            options.append("lossless=1")
-        packet = _run_x265(padded, _pixel_format(chroma, bit_depth), settings.preset, ":".join(options))
+    options = [_COMMON, f"qp={qp}", *size_options, *settings.extra, *(["lossless=1"] if lossless else [])]
+    try:
+        with _X265_LOCK, tempfile.TemporaryDirectory(prefix="x265-") as folder:
+            lambdas = Path(folder, "lambdas")
+            lambdas.write_text(_lambda_file(bit_depth, settings.lambda_scale))
+            options.append("lambda-file=" + re.sub(r"([\\':=\s])", r"\\\1", str(lambdas)))
+            packet = _run_x265(padded, _pixel_format(chroma, bit_depth), settings.preset, ":".join(options))
+    except OSError as error:
+        raise CodecError(f"cannot write x265's lambda file: {error.strerror}") from error
     nals = split_nals(packet)
     sps = next((parse_sps(nal) for nal in nals if nal_type(nal) == SPS), None)
     kept = tuple(nal for nal in nals if nal_type(nal) == PPS or is_slice(nal))

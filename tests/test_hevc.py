@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from codec_wrappers.bits import BitWriter, escape
 from codec_wrappers.bpg_container import read_file
-from codec_wrappers.errors import BitstreamError
+from codec_wrappers.errors import BitstreamError, CodecError
 from codec_wrappers.hevc import X265Settings, decode_intra, encode_intra
 from codec_wrappers.hevc_heif import decode_heif, wrap_heif
 from codec_wrappers.hevc_syntax import (
@@ -224,3 +224,10 @@ def test_a_colon_in_the_name_of_the_temporary_folder_does_no_harm(tmp_path, monk
 
     assert encode_intra([plane], "400", 8, 30, X265Settings("ultrafast", lambda_scale=1.3)) == expected
     assert not list(folder.iterdir())
+
+
+def test_a_missing_temporary_folder_is_a_codec_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+
+    with pytest.raises(CodecError, match="cannot write x265's lambda file"):
+        encode_intra([np.zeros((16, 16), np.uint8)], "400", 8, 30, X265Settings("ultrafast"))

@@ -85,7 +85,7 @@ def photograph(path: Path | None) -> Image:
     if path is None:
         from skimage import data
 
-        astronaut: Image = data.astronaut()
+        astronaut: Image = data.astronaut()  # type: ignore[no-untyped-call]  # scikit-image has no types
         return astronaut
     image = to_8_bits(upright(read_picture(path)).image)
     return np.ascontiguousarray(image[..., :3]) if image.ndim == 3 else image

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path, PurePath
 
-from codec_wrappers import REGISTRY, get_codec, identify
+import numpy as np
+
+from codec_wrappers import get_codec, identify
 from codec_wrappers.base import DEFAULT_MAX_PIXELS, check_image
 from codec_wrappers.errors import BitstreamError, UnknownCodecError
 from codec_wrappers.jpeg_tables import parse_jpeg, with_dpi
@@ -48,6 +50,10 @@ _SUFFIXES = {
 }
 # Lossy formats are written so that a second loss is hardly seen; a chosen rate is the codecs' own job.
 _LOSSY = {"jpeg": ("444", 95), "webp": (None, 95), "avif": ("444", 90), "heic": ("444", 90), "jpeg2000": (None, 480)}
+
+_PIXELS_ONLY = {"ppm", "pgm", "pnm", "pam", "bmp"}
+_WITH_ALPHA = {"png", "tiff", "pam", "webp", "avif", "heic"}
+_DEEP = {"png", "tiff", "ppm", "pgm", "pnm", "pam", "heic", "jpeg2000"}
 
 
 def read_picture(source: str | Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
@@ -135,40 +141,44 @@ def picture_format(path: str | PurePath) -> str:
 def encode_picture(picture: Picture, format: str) -> bytes:  # noqa: A002  (the word that users know)
     """The content of a picture file.
 
-    Everything is kept that the format can hold: PNG and TIFF hold all of a :class:`Picture`, PNM and PAM
-    only pixels. Lossy formats are written at a high quality (JPEG 95 without chroma subsampling).
+    Everything is kept that the format can hold: PNG and TIFF hold all of a :class:`Picture`; the lossy
+    formats EXIF, ICC profile and XMP; PNM, PAM and BMP only pixels, which are turned as the EXIF
+    orientation says. Lossy formats are written at a high quality (JPEG 95 without chroma subsampling).
 
     Args:
         picture: What to write.
         format: A value of :func:`picture_format`, or a suffix without its dot.
 
     Raises:
-        ImageError: If the format is unknown, or cannot hold the alpha channel or the bit depth.
+        ImageError: If the format is unknown, or cannot hold colour, the alpha channel or 16 bits.
         CodecError: If a codec is not available here or fails.
     """
     check_image(picture.image, channels=(1, 3, 4), depths=(8, 16))
     name = _SUFFIXES.get(f".{format.lower()}", format.lower())
+    _check_capacity(picture, name)
     if name == "png":
         return png.encode(picture)
     if name == "tiff":
         return tiff.encode(picture)
-    if name in ("ppm", "pgm", "pnm", "pam"):
-        return pnm.encode(picture, name)
-    if name == "bmp":
-        return simple.encode_bmp(picture)
-    if name in _LOSSY and name in REGISTRY.names():
-        return _encode_lossy(picture, name)
-    raise ImageError(f"unknown picture format {format!r}; known: {' '.join(sorted(set(_SUFFIXES.values())))}")
-
-
-def _encode_lossy(picture: Picture, name: str) -> bytes:
+    if name in _PIXELS_ONLY:
+        picture = upright(picture)
+        return simple.encode_bmp(picture) if name == "bmp" else pnm.encode(picture.image, as_pam=name == "pam")
     chroma, quality = _LOSSY[name]
-    options = {} if chroma is None or picture.image.ndim == 2 else {"chroma": chroma}
-    try:
-        content = get_codec(name, **options).encode(picture.image, quality, metadata=picture.metadata)
-    except ValueError as error:
-        raise ImageError(f"{name} cannot hold this picture: {error}") from error
+    options = {} if chroma is None else {"chroma": chroma}
+    content = get_codec(name, **options).encode(picture.image, quality, metadata=picture.metadata)
     return with_dpi(content, picture.dpi) if name == "jpeg" else content
+
+
+def _check_capacity(picture: Picture, name: str) -> None:
+    """Raises ``ImageError`` unless the format exists and holds the channels and depth of the picture."""
+    if name not in _SUFFIXES.values():
+        raise ImageError(f"unknown picture format {name!r}; known: {' '.join(sorted(set(_SUFFIXES.values())))}")
+    if name == "pgm" and picture.image.ndim == 3:
+        raise ImageError("pgm holds gray pictures only; ppm, pnm and pam hold colour")
+    if name not in _WITH_ALPHA and picture.image.ndim == 3 and picture.image.shape[2] == 4:
+        raise ImageError(f"{name} cannot hold an alpha channel; {' '.join(sorted(_WITH_ALPHA))} can")
+    if name not in _DEEP and picture.image.dtype == np.uint16:
+        raise ImageError(f"{name} holds 8 bits per sample, this picture has 16; {' '.join(sorted(_DEEP))} hold more")
 
 
 def write_picture(

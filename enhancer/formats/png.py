@@ -1,15 +1,14 @@
 """PNG files, 1 to 16 bits, with their metadata.
 
-The chunks are read and written here, the compressed pixels by libpng (Pillow up to 8 bits; imagecodecs
-for 16 bits, which Pillow reduces to 8). Source: W3C PNG Specification, third edition.
+The chunks are read and written here, the compressed pixels by libpng through imagecodecs: Pillow reduces
+16 bits to 8. Source: W3C PNG Specification, third edition.
 """
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -44,13 +43,7 @@ def read(data: bytes, max_pixels: int) -> Picture:
             xmp = _itxt_value(payload)
         else:
             chunks.setdefault(kind, payload)
-    depth, color = chunks[b"IHDR"][8:10]
-    if depth == 16:
-        # Only what the pixels need: libpng writes warnings about other chunks to standard error.
-        needed = [(kind, chunks[kind]) for kind in (b"IHDR", b"tRNS") if kind in chunks]
-        image = _decode_16(chunks[b"IHDR"], needed, b"".join(image_data))
-    else:
-        image = _decode_8(data, color)
+    image = _decode(chunks, b"".join(image_data))
     return Picture(
         image,
         Metadata(exif=chunks.get(b"eXIf"), icc=_icc(chunks.get(b"iCCP")), xmp=xmp),
@@ -95,44 +88,29 @@ def _check_header(kind: bytes, payload: bytes, max_pixels: int) -> None:
     check_claim(width, height, max_pixels)
 
 
-def _decode_8(data: bytes, color: int) -> Image:
-    """Pixels of a file of up to 8 bits per sample, as Pillow converts them."""
-    from PIL.PngImagePlugin import PngImageFile
-
-    try:
-        # The class, not Image.open: the size has been checked here, against the caller's own limit.
-        with PngImageFile(io.BytesIO(data)) as file:
-            file.load()
-            has_alpha = color in (4, 6) or "transparency" in file.info
-            mode = "RGBA" if has_alpha else "L" if color == 0 else "RGB"
-            return np.asarray(file if file.mode == mode else file.convert(mode))
-    except Exception as error:  # Pillow raises anything on hostile data
-        raise ImageError(f"the PNG file is damaged: {one_line(error)}") from error
-
-
-def _decode_16(header: bytes, needed: Sequence[tuple[bytes, bytes]], image_data: bytes) -> Image:
-    """Pixels of a file of 16 bits per sample; gray with alpha becomes RGBA."""
+def _decode(chunks: dict[bytes, bytes], image_data: bytes) -> Image:
+    """Pixels from the compressed data, with what the header, palette and transparency chunks say."""
     import imagecodecs
 
-    _check_filtered_rows(header, image_data)
-    chunks = [*needed, (b"IDAT", image_data), (b"IEND", b"")]
+    _check_filtered_rows(chunks[b"IHDR"], image_data)
+    # Only what the pixels need: libpng writes warnings about other chunks to standard error.
+    needed = [(kind, chunks[kind]) for kind in (b"IHDR", b"PLTE", b"tRNS") if kind in chunks]
+    bare = [*needed, (b"IDAT", image_data), (b"IEND", b"")]
     try:
-        image: Image = imagecodecs.png_decode(MAGIC + b"".join(_chunk(*chunk) for chunk in chunks))
+        image: Image = imagecodecs.png_decode(MAGIC + b"".join(_chunk(*chunk) for chunk in bare))
     except (RuntimeError, ValueError) as error:
         raise ImageError(f"the PNG file is damaged: {one_line(error)}") from error
-    if image.ndim == 3 and image.shape[2] == 2:
-        return image[..., [0, 0, 0, 1]]
-    return image
+    return image[..., [0, 0, 0, 1]] if image.ndim == 3 and image.shape[2] == 2 else image
 
 
 def _check_filtered_rows(header: bytes, image_data: bytes) -> None:
-    """Refuses compressed data that do not hold all rows; libpng would complain on standard error."""
-    width, height, _, color, _, _, interlace = struct.unpack(">IIBBBBB", header)
+    """Refuses compressed data that do not hold all rows, which libraries accept or complain about on their own."""
+    width, height, depth, color, _, _, interlace = struct.unpack(">IIBBBBB", header)
     passes = [(0, 0, 1, 1)]
     if interlace:  # Adam7: first row and column, steps (PNG, 8.2)
         passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
     sizes = [
-        (len(range(top, height, down)), 1 + 2 * _CHANNELS[color] * len(range(left, width, right)))
+        (len(range(top, height, down)), 1 + (depth * _CHANNELS[color] * len(range(left, width, right)) + 7) // 8)
         for top, left, down, right in passes
         if left < width
     ]
@@ -140,7 +118,7 @@ def _check_filtered_rows(header: bytes, image_data: bytes) -> None:
     try:
         filtered = zlib.decompressobj().decompress(image_data, expected + 1)
     except zlib.error as error:
-        raise ImageError(f"the PNG file is damaged: {one_line(error)}") from error
+        raise ImageError(f"the PNG file is damaged: {error}") from error
     if len(filtered) != expected:
         raise ImageError(f"the PNG file is damaged: its pixels take {len(filtered)} bytes instead of {expected}")
     position = 0

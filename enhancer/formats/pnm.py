@@ -112,21 +112,12 @@ def _to_image(samples: Image, maximum: int) -> Image:
     return image[..., [0, 0, 0, 1]] if channels == 2 else image
 
 
-def encode(picture: Picture, format: str) -> bytes:  # noqa: A002  (the name that all writers use)
-    """Writes ``pgm`` (gray), ``ppm`` (RGB), ``pnm`` (either) or ``pam`` (any); metadata have no place there.
-
-    Raises:
-        ImageError: If the picture has channels that the format cannot hold.
-    """
-    image = picture.image
-    height, width = picture.size
+def encode(image: Image, *, as_pam: bool) -> bytes:
+    """Writes a PAM file, or a raw PGM (gray) or PPM file (RGB); there is no place for metadata."""
+    height, width = image.shape[:2]
     channels = 1 if image.ndim == 2 else image.shape[2]
-    allowed = {"pgm": (1,), "ppm": (3,), "pnm": (1, 3), "pam": (1, 3, 4)}[format]
-    if channels not in allowed:
-        names = {1: "a gray picture", 3: "a colour picture", 4: "a picture with alpha"}
-        raise ImageError(f"{format.upper()} cannot hold {names[channels]}; use {'PAM' if channels == 4 else 'PNM'}")
     maximum = np.iinfo(image.dtype).max
-    if format == "pam":
+    if as_pam:
         kind = {1: "GRAYSCALE", 3: "RGB", 4: "RGB_ALPHA"}[channels]
         header = f"P7\nWIDTH {width}\nHEIGHT {height}\nDEPTH {channels}\nMAXVAL {maximum}\nTUPLTYPE {kind}\nENDHDR\n"
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 
@@ -23,6 +24,9 @@ def read(data: bytes, max_pixels: int) -> Picture:
     from PIL.GifImagePlugin import GifImageFile
 
     name, opener = ("bmp", BmpImageFile) if data.startswith(BMP_MAGIC) else ("gif", GifImageFile)
+    if name == "gif" and len(data) >= 10:
+        width, height = struct.unpack_from("<HH", data, 6)
+        check_claim(width, height, max_pixels)
     try:
         # The class, not Image.open: the size is checked here, against the caller's own limit.
         with opener(io.BytesIO(data)) as file:
@@ -42,15 +46,9 @@ def read(data: bytes, max_pixels: int) -> Picture:
 
 
 def encode_bmp(picture: Picture) -> bytes:
-    """Writes a BMP file of 8 bits: gray or RGB, and RGBA with straight alpha.
-
-    Raises:
-        ImageError: If the picture has 16 bits per sample.
-    """
+    """Writes a BMP file, gray or RGB, 8 bits."""
     from PIL import Image as PillowImage
 
-    if picture.image.dtype != np.uint8:
-        raise ImageError("BMP holds 8 bits per sample, this picture has 16; PNG, TIFF and PNM hold 16")
     buffer = io.BytesIO()
     options = {} if picture.dpi is None else {"dpi": picture.dpi}
     PillowImage.fromarray(picture.image).save(buffer, "BMP", **options)

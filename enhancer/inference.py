@@ -12,7 +12,7 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from enhancer.backends import Backend, BackendName, create_backend
+from enhancer.backends import Backend, BackendName, Precision, create_backend
 from enhancer.checkpoint import Checkpoint, load_checkpoint
 from enhancer.condition import condition_vector
 from enhancer.ensemble import Ensemble, run_ensemble
@@ -79,17 +79,20 @@ class Enhancer:
         ensemble: Ensemble = "none",
         strength: float = 1.0,
         threads: int | None = None,
+        precision: Precision = "auto",
     ) -> Self:
         """Loads a checkpoint and prepares a backend for it.
 
         Args:
             name_or_path: Name of a shipped checkpoint (``fast``, ``balanced``, ``max``) or a file.
-            device: See :func:`enhancer.backends.create_backend`, also for ``backend`` and ``threads``.
+            device: See :func:`enhancer.backends.create_backend`, also for ``backend``, ``threads`` and
+                ``precision``.
             backend: ``auto``, ``torch``, ``openvino`` or ``onnx``.
             tile: See the class, also for ``ensemble`` and ``strength``.
             ensemble: ``none``, ``rotate`` or ``dihedral``.
             strength: 0..1.
             threads: Threads on the processor.
+            precision: ``auto``, ``float32`` or ``bfloat16``.
 
         Raises:
             CheckpointError: If the checkpoint cannot be loaded.
@@ -97,7 +100,7 @@ class Enhancer:
             ValueError: If an option is not one of the allowed ones.
         """
         checkpoint = load_checkpoint(name_or_path)
-        runner = create_backend(backend, checkpoint, device=device, threads=threads)
+        runner = create_backend(backend, checkpoint, device=device, threads=threads, precision=precision)
         return cls(checkpoint, runner, tile=tile, ensemble=ensemble, strength=strength)
 
     def enhance(

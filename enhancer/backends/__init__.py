@@ -13,6 +13,7 @@ from enhancer.checkpoint import Checkpoint
 from enhancer.errors import EnhancerError
 
 BackendName = Literal["torch", "openvino", "onnx"]
+Precision = Literal["auto", "float32", "bfloat16"]
 REQUIRED_PACKAGES: dict[BackendName, tuple[str, ...]] = {
     "torch": (),
     "openvino": ("openvino", "onnx"),
@@ -40,7 +41,12 @@ class Backend(Protocol):
 
 
 def create_backend(
-    name: BackendName | Literal["auto"], checkpoint: Checkpoint, *, device: str = "auto", threads: int | None = None
+    name: BackendName | Literal["auto"],
+    checkpoint: Checkpoint,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    precision: Precision = "auto",
 ) -> Backend:
     """The backend ``name`` for the network of ``checkpoint``.
 
@@ -51,6 +57,9 @@ def create_backend(
             Only torch runs on other devices than the processor.
         threads: Threads on the processor; None leaves the choice to the backend. For torch this is
             a setting of the whole process.
+        precision: Of the layers; the correction is added to the picture in float32 in any case, so that
+            bfloat16 changes a sample by at most 1 of 255. ``auto`` is bfloat16 on a CUDA device, and with
+            OpenVINO on a processor that computes in it; otherwise float32.
 
     Raises:
         ValueError: If a name or number is not one of the allowed ones.
@@ -58,6 +67,8 @@ def create_backend(
     """
     if name != "auto" and name not in get_args(BackendName):
         raise ValueError(f"backend must be auto or one of {', '.join(get_args(BackendName))}, got {name!r}")
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     chosen = resolve_device("cpu" if device == "auto" and name in ("openvino", "onnx") else device)
@@ -67,13 +78,15 @@ def create_backend(
     if name == "torch":
         from enhancer.backends.torch_backend import TorchBackend
 
-        return TorchBackend(checkpoint, device=chosen, threads=threads)
+        return TorchBackend(checkpoint, device=chosen, threads=threads, precision=precision)
     if chosen.type != "cpu":
         raise ValueError(f"backend {name} runs on the cpu only, got device {device!r}")
     if name == "openvino":
         from enhancer.backends.openvino_backend import OpenVinoBackend
 
-        return OpenVinoBackend(checkpoint, threads=threads)
+        return OpenVinoBackend(checkpoint, threads=threads, precision=precision)
+    if precision == "bfloat16":
+        raise ValueError("backend onnx computes in float32 only, got precision 'bfloat16'")
     from enhancer.backends.onnx_backend import OnnxBackend
 
     return OnnxBackend(checkpoint, threads=threads)

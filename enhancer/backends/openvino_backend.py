@@ -7,33 +7,38 @@ import threading
 import torch
 from torch import Tensor
 
-from enhancer.backends import BackendName
+from enhancer.backends import BackendName, Precision
 from enhancer.backends.export import cache_folder, cached_onnx
 from enhancer.checkpoint import Checkpoint
 
 
 class OpenVinoBackend:
-    """Runs the network in float32, compiled once; the compiled model is cached on disk.
+    """Runs the network compiled once; the compiled model is cached on disk.
 
     Args:
         checkpoint: The network.
         threads: Threads on the processor; None leaves the choice to OpenVINO.
+        precision: Of the layers; ``auto`` is bfloat16 where the processor has it, which halves the time.
     """
 
     name: BackendName = "openvino"
     device = torch.device("cpu")
     fixed_shape = True
 
-    def __init__(self, checkpoint: Checkpoint, *, threads: int | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, threads: int | None = None, precision: Precision = "auto") -> None:
         import openvino
 
-        # Without the hint OpenVINO computes in bfloat16 where the processor has it: off by 3 of 255.
-        options: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        core = openvino.Core()
+        if precision == "auto":
+            precision = "bfloat16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "float32"
+        options: dict[str, str | int] = {
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         if folder := cache_folder():
             options["CACHE_DIR"] = str(folder / "openvino")
-        core = openvino.Core()
         self._compiled = core.compile_model(core.read_model(cached_onnx(checkpoint)), "CPU", options)
         self._local = threading.local()
 

@@ -8,32 +8,35 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from enhancer.backends import BackendName
+from enhancer.backends import BackendName, Precision
 from enhancer.checkpoint import Checkpoint
 
 
 class TorchBackend:
-    """Runs the network in channels-last layout: in float32, or in bfloat16 on a CUDA device.
-
-    In bfloat16 only the layers run in half precision; the residual is added to a float32 picture.
+    """Runs the network in channels-last layout.
 
     Args:
         checkpoint: The network, which is copied.
         device: Where it runs.
         threads: Threads on the processor, for all of torch in this process.
-        half: Whether layers run in bfloat16; None means on CUDA devices only.
+        precision: Of the layers; ``auto`` is bfloat16 on CUDA devices only.
     """
 
     name: BackendName = "torch"
     fixed_shape = False
 
     def __init__(
-        self, checkpoint: Checkpoint, *, device: torch.device, threads: int | None = None, half: bool | None = None
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: torch.device,
+        threads: int | None = None,
+        precision: Precision = "auto",
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         self.device = device
-        self._half = device.type == "cuda" if half is None else half
+        self._half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
         network = deepcopy(checkpoint.network)
         self._network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack keyword memory_format
 

@@ -90,6 +90,12 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     group.add_argument("--backend", choices=("auto", "torch", "openvino", "onnx"), default="auto", help="what computes")
+    group.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the layers; at most 1 of 255 apart",
+    )
     group.add_argument("--threads", type=_positive, metavar="N", help="threads on the processor")
 
 
@@ -171,6 +177,7 @@ def _load_enhancer(args: argparse.Namespace) -> Enhancer:
         ensemble=args.ensemble,
         strength=args.strength,
         threads=args.threads,
+        precision=args.precision,
     )
     if args.verbose:
         backend = enhancer.backend

@@ -88,8 +88,8 @@ def bd_rate(anchor: RdCurve, test: RdCurve, *, method: Method = "pchip") -> floa
             point of infinite quality, quality that does not rise strictly with the rate, or no
             common interval of quality.
     """
-    curves = (_Samples.of(anchor), _Samples.of(test))
     interval = quality_overlap(anchor, test)
+    curves = (_Samples.of(anchor), _Samples.of(test))
     integrals = [_mean(s.value, s.log_rate, interval, method) for s in curves]
     return float((10.0 ** (integrals[1] - integrals[0]) - 1.0) * 100.0)
 
@@ -100,8 +100,8 @@ def bd_quality(anchor: RdCurve, test: RdCurve, *, method: Method = "pchip") -> f
     Raises:
         ValueError: As :func:`bd_rate`, with a common interval of the rate.
     """
-    curves = (_Samples.of(anchor), _Samples.of(test))
     rate_overlap(anchor, test)
+    curves = (_Samples.of(anchor), _Samples.of(test))
     # From the samples themselves: an end off by one rounding is outside of Akima's domain.
     ends = [(float(s.log_rate[0]), float(s.log_rate[-1])) for s in curves]
     interval = Interval(max(low for low, _ in ends), min(high for _, high in ends))
@@ -110,12 +110,12 @@ def bd_quality(anchor: RdCurve, test: RdCurve, *, method: Method = "pchip") -> f
 
 
 def quality_overlap(anchor: RdCurve, test: RdCurve) -> Interval:
-    """Interval of quality that both curves cover, over which :func:`bd_rate` averages."""
+    """Interval of quality that both curves cover, over which :func:`bd_rate` averages; same errors."""
     return _overlap(anchor, test, "quality", [[p.value for p in c.points] for c in (anchor, test)])
 
 
 def rate_overlap(anchor: RdCurve, test: RdCurve) -> Interval:
-    """Interval of rate (bpp) that both curves cover, over which :func:`bd_quality` averages."""
+    """Interval of rate (bpp) that both curves cover, over which :func:`bd_quality` averages; same errors."""
     return _overlap(anchor, test, "rate", [[p.bpp for p in c.points] for c in (anchor, test)])
 
 
@@ -204,8 +204,8 @@ class _Samples(NamedTuple):
 def _overlap(anchor: RdCurve, test: RdCurve, axis: str, values: list[list[float]]) -> Interval:
     if anchor.metric != test.metric:
         raise ValueError(f"cannot compare {anchor.metric} of {anchor.label} with {test.metric} of {test.label}")
-    if not all(values):
-        raise ValueError(f"{anchor.label} or {test.label} has no points")
+    for curve in (anchor, test):
+        _Samples.of(curve)
     low, high = max(map(min, values)), min(map(max, values))
     if not low < high:
         raise ValueError(f"{anchor.label} and {test.label} have no common interval of {axis}")

@@ -130,8 +130,7 @@ def mean_curve(curves: Sequence[RdCurve]) -> RdCurve:
     first = curves[0]
     if {(c.label, c.metric, len(c.points)) for c in curves} != {(first.label, first.metric, len(first.points))}:
         raise ValueError(f"curves to average must agree in label, metric and number of points ({first.label})")
-    table = np.array([[(p.bpp, p.value) for p in c.points] for c in curves], dtype=np.float64)
-    return RdCurve(first.label, first.metric, tuple(RdPoint(*map(float, row)) for row in table.mean(axis=0)))
+    return _with_points(first, _table(curves).mean(axis=0))
 
 
 def bootstrap_bd(
@@ -167,12 +166,13 @@ def bootstrap_bd(
         raise ValueError("confidence must lie between 0 and 1, and resamples be at least 1")
     delta = bd_rate if quantity == "rate" else bd_quality
     value = delta(mean_curve(anchors), mean_curve(tests), method=method)
+    tables = (_table(anchors), _table(tests))
     values = []
     for _ in range(resamples):
         chosen = rng.integers(len(anchors), size=len(anchors))
+        means = [table[chosen].mean(axis=0) for table in tables]
         try:
-            pair = (mean_curve([anchors[i] for i in chosen]), mean_curve([tests[i] for i in chosen]))
-            values.append(delta(*pair, method=method))
+            values.append(delta(_with_points(anchors[0], means[0]), _with_points(tests[0], means[1]), method=method))
         except ValueError:
             continue
     if 2 * len(values) < resamples:
@@ -180,6 +180,16 @@ def bootstrap_bd(
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(values, [tail, 1.0 - tail])
     return Bootstrap(value, Interval(float(low), float(high)), confidence, len(values), resamples - len(values))
+
+
+def _table(curves: Sequence[RdCurve]) -> npt.NDArray[np.float64]:
+    """Rates and qualities of curves with equal numbers of points: ``(curves, points, 2)``."""
+    return np.array([[(p.bpp, p.value) for p in c.points] for c in curves], dtype=np.float64)
+
+
+def _with_points(curve: RdCurve, table: npt.NDArray[np.float64]) -> RdCurve:
+    """``curve`` with the points of ``table``, ``(points, 2)``."""
+    return RdCurve(curve.label, curve.metric, tuple(RdPoint(float(bpp), float(value)) for bpp, value in table))
 
 
 class _Samples(NamedTuple):

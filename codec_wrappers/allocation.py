@@ -17,7 +17,7 @@ from codec_wrappers.coding_jobs import Coded, CodingTable, Measure, PictureSet, 
 from codec_wrappers.encode_cache import EncodeCache, encoder_versions
 from codec_wrappers.errors import CodecError, RateControlError
 from codec_wrappers.manifest import CodedPicture
-from codec_wrappers.rate_control import PROBE_RATIO, refine_to_bytes
+from codec_wrappers.rate_control import PROBE_RATIO, refine_to_bytes, usable_knob
 from codec_wrappers.rate_search import first_guess, search_qp
 from codec_wrappers.workers import WorkerPool
 
@@ -276,7 +276,7 @@ def _spend_rest(
     for i in largest[:_REFINED_PICTURES]:
         row = rows[i]
         left = budget - sum(other.size for other in rows)
-        if row.codec.fine_knob is None or left <= _WORTH_REFINING * budget:
+        if usable_knob(row.codec) is None or left <= _WORTH_REFINING * budget:
             return
         target = row.size + left
         tolerance = min(0.5 * _WORTH_REFINING * budget / target, 0.5)

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from codec_wrappers.base import NO_METADATA, Codec, Image, Metadata, bits_per_pixel
+from codec_wrappers.base import NO_METADATA, Codec, FineKnob, Image, Metadata, bits_per_pixel
 from codec_wrappers.encode_cache import EncodeCache
 from codec_wrappers.errors import RateControlError
 from codec_wrappers.rate_search import Point, bracket, propose, search_qp
@@ -180,7 +180,7 @@ class _Meter:
         self.codec = codec
         self.qps = tuple(codec.qp_range.by_rate())
         self.pixels = image.shape[0] * image.shape[1]
-        self.knob = codec.fine_knob
+        self.knob = usable_knob(codec)
         self.neutral = float(getattr(codec, self.knob.option)) if self.knob else 1.0
         self.sizes: dict[_Setting, int] = {}
         self.best: tuple[_Setting, bytes] | None = None
@@ -246,6 +246,15 @@ def with_fine_option(codec: Codec, value: float) -> Codec:
         return codec
     changed: Codec = replace(cast(Any, codec), **{codec.fine_knob.option: value})
     return changed
+
+
+def usable_knob(codec: Codec) -> FineKnob | None:
+    """The codec's fine knob, unless its other options (a backend, say) do not take it."""
+    knob = codec.fine_knob
+    try:
+        return knob if knob and with_fine_option(codec, knob.low) else None
+    except ValueError:
+        return None
 
 
 def _search(meter: _Meter, target: float, max_encodes: int, tolerance: float) -> None:

@@ -73,7 +73,10 @@ class Browser:
         self._profile.cleanup()
 
     def open(self, path: Path) -> None:
-        """Loads a file by its file:// URL and waits until it is complete."""
+        """Loads a file afresh by its file:// URL and waits until it is complete; forgets earlier notes."""
+        self.call("Page.navigate", url="about:blank")
+        self.wait_until("location.href === 'about:blank'")
+        self.problems, self.requests = [], []
         self.call("Page.navigate", url=path.resolve().as_uri())
         self.wait_until("document.readyState === 'complete' && location.protocol === 'file:'")
 

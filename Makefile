@@ -63,5 +63,5 @@ $(torch_stamp): | $(venv)/bin/python
 	@touch "$@"
 
 $(stamp): $(torch_stamp) pyproject.toml constraints.txt
-	$(pip) install --quiet -c constraints.txt -e ".[dev,onnx,openvino,train]"
+	$(pip) install --quiet -c constraints.txt -e ".[dev,onnx,openvino,report,train]"
 	@touch $@

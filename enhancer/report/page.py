@@ -90,7 +90,7 @@ def _resource(name: str) -> str:
 
 def _plotly() -> str:
     try:
-        from plotly.offline import get_plotlyjs  # type: ignore[import-untyped, unused-ignore]  # it has no types
+        from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise EnhancerError("the report needs plotly: pip install 'enhancer[report]'") from error
     return str(get_plotlyjs())

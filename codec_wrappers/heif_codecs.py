@@ -26,6 +26,7 @@ from codec_wrappers.base import (
     check_pixels,
 )
 from codec_wrappers.errors import BitstreamError
+from codec_wrappers.heif_quality import avif_quality, heic_quality
 from codec_wrappers.isobmff import ItemFile, brands, parse_items
 from codec_wrappers.orientation import turned_back
 from codec_wrappers.pillow_codecs import (
@@ -52,10 +53,6 @@ def _parse(bitstream: bytes, name: str, max_pixels: int) -> ItemFile:
     for width, height in file.sizes:
         check_pixels(width, height, max_pixels)
     return file
-
-
-def _decoded(image: Image, file: ItemFile, codec: str) -> Decoded:
-    return Decoded(image, CodingInfo(codec, None, file.chroma, file.bit_depth), file.metadata)
 
 
 @dataclass(frozen=True)
@@ -119,6 +116,8 @@ class AvifCodec:
     def decode(self, bitstream: bytes) -> Decoded:
         """Returns the picture as stored, the rotation and mirror properties as EXIF orientation.
 
+        The reported quality is that of libavif for the same quantiser.
+
         Raises:
             BitstreamError: If the file is damaged, truncated, animated or larger than ``max_pixels``.
         """
@@ -129,7 +128,9 @@ class AvifCodec:
             image: Image = imagecodecs.avif_decode(bitstream, numthreads=1)
         if file.chroma == "400" and image.ndim == 3 and image.shape[2] == 3:
             image = np.ascontiguousarray(image[..., 0])
-        return _decoded(full_range(image, (1 << file.bit_depth) - 1), file, self.name)
+        quality = avif_quality(file.configuration, file.coded)
+        info = CodingInfo(self.name, quality, file.chroma, file.bit_depth)
+        return Decoded(full_range(image, (1 << file.bit_depth) - 1), info, file.metadata)
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,8 @@ class HeicCodec:
     def decode(self, bitstream: bytes) -> Decoded:
         """Returns the picture as stored, the rotation and mirror properties as EXIF orientation.
 
-        Premultiplied alpha is made straight.
+        Premultiplied alpha is made straight. The reported quality is that of libheif with x265 for the
+        same slice QP.
 
         Raises:
             BitstreamError: If the file is damaged, truncated, animated or larger than ``max_pixels``.
@@ -231,4 +233,6 @@ class HeicCodec:
             image = image[..., [0, 0, 0, 1]]
         if picture.premultiplied_alpha:
             image = straight_alpha(image)
-        return _decoded(turned_back(image, file.orientation), file, self.name)
+        quality = heic_quality(file.configuration, file.coded)
+        info = CodingInfo(self.name, quality, file.chroma, file.bit_depth)
+        return Decoded(turned_back(image, file.orientation), info, file.metadata)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class ItemFile:
     Attributes:
         sizes: Width and height of every picture item, the primary one first.
         chroma, bit_depth: Of the coded picture.
+        configuration: The av1C or hvcC property of the coded item; a grid has it in its tiles.
+        coded: The data of the coded item, the first tile of a grid.
         orientation: EXIF orientation that equals the file's rotation and mirror properties.
         metadata: EXIF (saying ``orientation``), ICC profile, XMP.
         is_sequence: Whether the file holds a track, an animation.
@@ -44,6 +46,8 @@ class ItemFile:
     sizes: tuple[tuple[int, int], ...]
     chroma: Chroma
     bit_depth: int
+    configuration: bytes = field(repr=False)
+    coded: bytes = field(repr=False)
     orientation: int
     metadata: Metadata
     is_sequence: bool
@@ -67,12 +71,15 @@ def _parse(data: bytes) -> ItemFile:
         raise BitstreamError("the file has no box that describes a picture")
     meta = dict(_boxes(data, top[b"meta"][0] + 4, top[b"meta"][1]))
     items = _Items(data, meta)
-    chroma, bit_depth = _configuration(items, items.primary)
+    coded_item, kind, record = _configuration(items)
+    chroma, bit_depth = _av1_format(record) if kind == b"av1C" else _hevc_format(record)
     orientation = _orientation(items.properties(items.primary))
     return ItemFile(
         sizes=items.sizes(),
         chroma=chroma,
         bit_depth=bit_depth,
+        configuration=record,
+        coded=items.content(coded_item),
         orientation=orientation,
         metadata=_metadata(items, orientation),
         is_sequence=b"moov" in top,
@@ -214,20 +221,27 @@ def _integer(data: bytes, position: int, width: int) -> int:
     return int.from_bytes(data[position : position + width], "big")
 
 
-def _configuration(items: _Items, item: int) -> tuple[Chroma, int]:
-    """Chroma format and bit depth from the configuration record of the codec; a grid has it in its tiles."""
+def _configuration(items: _Items) -> tuple[int, bytes, bytes]:
+    """The coded item, the type and the content of its configuration record."""
+    item = items.primary
     for _ in range(3):
         properties = dict(items.properties(item))
-        if b"av1C" in properties:
-            flags = properties[b"av1C"][2]
-            depth = 8 if not flags & 0x40 else 12 if flags & 0x20 else 10
-            subsampled = (flags >> 3 & 1) + (flags >> 2 & 1)  # horizontally, vertically
-            return "400" if flags & 0x10 else _CHROMAS[3 - subsampled], depth
-        if b"hvcC" in properties:
-            record = properties[b"hvcC"]
-            return _CHROMAS[record[16] & 3], 8 + (record[17] & 7)
+        for kind in (b"av1C", b"hvcC"):
+            if kind in properties:
+                return item, kind, properties[kind]
         item = items.references[(b"dimg", item)][0]
     raise BitstreamError("the file describes no coded picture")
+
+
+def _av1_format(record: bytes) -> tuple[Chroma, int]:
+    flags = record[2]
+    depth = 8 if not flags & 0x40 else 12 if flags & 0x20 else 10
+    subsampled = (flags >> 3 & 1) + (flags >> 2 & 1)  # horizontally, vertically
+    return "400" if flags & 0x10 else _CHROMAS[3 - subsampled], depth
+
+
+def _hevc_format(record: bytes) -> tuple[Chroma, int]:
+    return _CHROMAS[record[16] & 3], 8 + (record[17] & 7)
 
 
 def _orientation(properties: list[tuple[bytes, bytes]]) -> int:

@@ -30,7 +30,7 @@ from codec_wrappers.base import (
 )
 from codec_wrappers.errors import BitstreamError
 from codec_wrappers.pillow_codecs import check_max_pixels, decoding, encoding
-from codec_wrappers.samples import full_range
+from codec_wrappers.samples import full_range, packed
 
 _SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 _CODESTREAM = b"\xff\x4f\xff\x51"
@@ -94,7 +94,7 @@ class Jpeg2000Codec:
         psnr: Any = qp / 10  # the annotation of imagecodecs says int, its code and its documentation a float
         options: dict[str, Any] = {"codecformat": "j2k", "reversible": False, "numthreads": 1}
         with encoding("JPEG 2000"):
-            codestream = bytes(imagecodecs.jpeg2k_encode(np.ascontiguousarray(image), level=psnr, **options))
+            codestream = bytes(imagecodecs.jpeg2k_encode(packed(image), level=psnr, **options))
         return _jp2(codestream, image, metadata) if self.container else codestream
 
     def decode(self, bitstream: bytes) -> Decoded:

@@ -30,6 +30,7 @@ from codec_wrappers.base import (
 )
 from codec_wrappers.errors import BitstreamError, CodecError
 from codec_wrappers.jpeg_tables import EXIF_PREFIX, parse_jpeg, with_metadata
+from codec_wrappers.samples import packed
 from codec_wrappers.vp8_header import vp8_quality
 
 ColorChroma = Literal["420", "422", "444"]
@@ -148,9 +149,7 @@ class JpegCodec:
         check_image(image)
         chroma = None if image.ndim == 2 else self.chroma
         with encoding("JPEG"):
-            bare = imagecodecs.jpeg8_encode(
-                np.ascontiguousarray(image), level=int(qp), subsampling=chroma, optimize=self.optimize
-            )
+            bare = imagecodecs.jpeg8_encode(packed(image), level=int(qp), subsampling=chroma, optimize=self.optimize)
         return with_metadata(bytes(bare), metadata)
 
     def decode(self, bitstream: bytes) -> Decoded:

@@ -7,6 +7,14 @@ import numpy as np
 from codec_wrappers.base import Image
 
 
+def packed(image: Image) -> Image:
+    """A copy with plain strides, as imagecodecs wants them.
+
+    ``numpy.ascontiguousarray`` leaves the strides of sides of length 1 as they are, which it refuses.
+    """
+    return np.array(image, order="C")
+
+
 def full_range(samples: Image, maximum: int) -> Image:
     """Scales ``0..maximum`` to the full range of uint8 (maximum up to 255) or uint16 (up to 65535)."""
     dtype, peak = (np.uint8, 255) if maximum < 256 else (np.uint16, 65535)

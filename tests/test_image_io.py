@@ -100,6 +100,14 @@ def test_lossless_formats_keep_every_sample_depth_and_channel(image, kind):
         assert np.array_equal(tifffile.imread(io.BytesIO(content)).reshape(image.shape), image)
 
 
+@pytest.mark.parametrize("kind", picture_suffixes())
+def test_a_single_pixel_cut_out_of_a_picture_can_be_written(picture, kind):
+    for pixel in (picture[5:6, 7:8, 1], picture[5:6, 7:8]):  # arrays with strides of their own
+        if pixel.ndim == 2 or kind != ".pgm":
+            shown = read_picture(encode_picture(Picture(pixel), kind[1:])).image
+            assert abs(int(shown.flat[-1]) - int(pixel.flat[-1])) < 30
+
+
 # --- PNG -------------------------------------------------------------------------------------------------------------
 
 

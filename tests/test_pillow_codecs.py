@@ -261,6 +261,17 @@ def test_the_quality_of_a_webp_file_is_estimated_within_two_steps(photograph, qu
     assert info.chroma == "420"
 
 
+@pytest.mark.parametrize("quality", [0, 5, 10, 30, 50, 75, 90, 100])
+@pytest.mark.parametrize("chroma", ["420", "444"])
+def test_the_quality_of_avif_and_heic_files_is_read_from_their_headers(photograph, quality, chroma):
+    odd = np.ascontiguousarray(photograph[:99, :77])
+    for codec in (AvifCodec(chroma=chroma, speed=8), HeicCodec(chroma=chroma, preset="fast")):
+        for image in (photograph, odd, odd[..., 1]):
+            found = codec.decode(codec.encode(image, quality)).info.qp
+            saturated = codec.name == "heic" and quality > 94  # slice QP 0
+            assert found == pytest.approx(94 if saturated else quality, abs=1)
+
+
 def test_a_lossless_webp_file_has_no_quality_and_full_chroma(picture):
     buffer = io.BytesIO()
     PillowImage.fromarray(picture).save(buffer, "WEBP", lossless=True)

@@ -126,7 +126,8 @@ class RestorationNetwork(nn.Module):
 
     The condition becomes one positive factor per block and channel (FC, ReLU, FC, exp: the modulation
     of Yang et al., "Variable Rate Deep Image Compression With Modulated Autoencoder", IEEE Signal
-    Processing Letters 2020, sec. II-B).
+    Processing Letters 2020, sec. II-B). A last factor, log-linear in the condition as coding errors
+    are in qp, scales the residual: a picture of high quality needs a small one, free of noise.
 
     Attributes:
         config: Sizes.
@@ -149,7 +150,8 @@ class RestorationNetwork(nn.Module):
             nn.ReLU(),
             nn.Linear(config.condition_hidden, config.blocks * channels),
         )
-        _zero(self.tail, self.modulation[2])
+        self.gain = nn.Linear(config.condition, 1)
+        _zero(self.tail, self.modulation[2], self.gain)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         config = self.config
@@ -158,7 +160,7 @@ class RestorationNetwork(nn.Module):
         deep = shallow
         for index, block in enumerate(self.blocks):
             deep = block(deep, scales[:, index])
-        residual = self.tail(shallow + self.fuse(deep))
+        residual = self.tail(shallow + self.fuse(deep)) * torch.exp(self.gain(condition)).view(-1, 1, 1, 1)
         return x + F.pixel_shuffle(residual, config.unshuffle)
 
 

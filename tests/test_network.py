@@ -36,7 +36,7 @@ def test_the_paper_s_network_has_the_size_worked_out_by_hand():
     block = 2 * (64 * 64 * 9 + 64) + (64 * 4 + 4 + 4 * 64 + 64) + (2 * 49 + 1)
     trunk = 30 * block + (64 * 64 * 9 + 64)
     ends = (3 * 64 * 9 + 64) + (64 * 3 * 9 + 3)
-    modulation = (10 * 64 + 64) + (64 * 30 * 64 + 30 * 64)
+    modulation = (10 * 64 + 64) + (64 * 30 * 64 + 30 * 64) + (10 + 1)
 
     assert parameter_count(RestorationNetwork(PAPER)) == trunk + ends + modulation
 

@@ -14,7 +14,7 @@ from enhancer.network import NetworkConfig
 
 T = TypeVar("T")
 
-LossName = Literal["mae", "mse", "mae+ms_ssim"]
+LossName = Literal["mae", "mse", "mae+ms_ssim", "relative_mae"]
 Augmentation = Literal["none", "rotate", "dihedral"]
 
 

@@ -85,6 +85,9 @@ class Trainer:
             from enhancer.checkpoint import load_checkpoint
 
             copy_weights(load_checkpoint(config.start).network, self.network)
+        # The first and the last layer see the picture itself: bfloat16 is too coarse for it.
+        for layer in (self.network.head, self.network.tail):
+            layer.forward = torch.autocast(device.type, enabled=False)(layer.forward)  # type: ignore[method-assign]
         self.average = _fresh(config, device)
         self.average.load_state_dict(self.network.state_dict())
         self.average.requires_grad_(False)
@@ -124,7 +127,7 @@ class Trainer:
                 target = torch.lerp(target, self.teacher(batch.x, batch.condition).float(), self.config.teacher_weight)
         with self._precision():
             y = self.wrapped(batch.x, batch.condition)
-        return reconstruction_loss(name, y.float(), target)
+        return reconstruction_loss(name, y.float(), target, batch.x)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.processes.device.type, torch.bfloat16) if self.config.amp else nullcontext()

@@ -13,8 +13,19 @@ MS_SSIM_LAMBDA = 1 / 20
 drive the similarity down; 1 - MS-SSIM is what must be meant."""
 
 
-def reconstruction_loss(name: LossName, y: Tensor, target: Tensor) -> Tensor:
-    """Mean loss of restored pictures ``y`` against ``target``, both ``(N, 3, S, S)``."""
+ERROR_FLOOR = 1 / 255
+"""Added to the errors that ``relative_mae`` divides by, so that almost perfect crops do not rule."""
+
+
+def reconstruction_loss(name: LossName, y: Tensor, target: Tensor, x: Tensor) -> Tensor:
+    """Mean loss of restored pictures ``y`` of decoded ones ``x`` against ``target``, all ``(N, 3, S, S)``.
+
+    ``relative_mae`` divides the error of each crop by the error that the codec left in it: all
+    qualities then count alike, as they do in a mean of PSNR gains.
+    """
+    if name == "relative_mae":
+        before, after = ((picture - target).abs().mean((1, 2, 3)) for picture in (x, y))
+        return (after / (before + ERROR_FLOOR)).mean()
     if name == "mse":
         return F.mse_loss(y, target)
     mae = F.l1_loss(y, target)

@@ -1,0 +1,167 @@
+"""Pairs: making, storing, packing and drawing them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+from training import CONFIG, CPU, make_store
+
+from codec_wrappers import get_codec
+from codec_wrappers.errors import UnknownCodecError
+from train.config import DataSettings
+from train.data import CropSampler
+from train.pack import pack, unpack
+from train.prepare import CodecPlan, PrepareSettings, find_originals, prepare
+from train.store import PairStore, PairWriter
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return make_store(tmp_path_factory.mktemp("store"))
+
+
+def test_a_store_whose_writer_was_killed_is_whole_up_to_its_last_line(store, tmp_path):
+    before = PairStore(store)
+    for name in ("index.jsonl", "pixels.u8", "bitstreams.bin"):
+        (tmp_path / name).write_bytes((store / name).read_bytes())
+    with (tmp_path / "index.jsonl").open("a") as index:
+        index.write('{"original": "0123", "cod')
+    with (tmp_path / "pixels.u8").open("ab") as pixels:
+        pixels.write(b"half a picture")
+
+    new = np.full((40, 40, 3), 7, np.uint8)
+    with PairWriter(tmp_path) as writer:
+        writer.add_original("new", "set", "new.png", new)
+    after = PairStore(tmp_path)
+
+    assert after.pairs == before.pairs
+    assert np.array_equal(after.image(after.originals["new"], after.originals["new"].offset), new)
+    pair = after.pairs[3]
+    assert np.array_equal(
+        after.image(after.original(pair), pair.offset), before.image(before.original(pair), pair.offset)
+    )
+
+
+def test_crops_are_the_same_place_of_both_pictures_in_all_eight_orientations(tmp_path):
+    rows, columns = np.mgrid[:48, :56].astype(np.uint8)
+    with PairWriter(tmp_path) as writer:
+        for codec, value in (("bpg", 1), ("jpeg", 2)):
+            original, decoded = (np.stack([rows, columns, np.full_like(rows, v)], axis=2) for v in (value, 100 + value))
+            writer.add_original(codec, "set", "a.png", original)
+            writer.add_pair(codec, codec, "", 37, 37.0, b"", decoded)
+    batch = CropSampler(PairStore(tmp_path), CONFIG, CPU).batch(step=0, samples=range(64), crop=32)
+
+    x, target = (tensor.mul(255).round().int() for tensor in (batch.x, batch.target))
+
+    assert torch.equal(x[:, :2], target[:, :2])  # the same rows and columns of the picture
+    assert torch.equal(x[:, 2], target[:, 2] + 100)  # a decoded picture and its own original
+    down, right = (target[:, :2].diff(dim=dim).flatten(2) for dim in (2, 3))
+    assert all((step == step[..., :1]).all() for step in (down, right))
+    directions = {(*d.tolist(), *r.tolist()) for d, r in zip(down[..., 0], right[..., 0], strict=True)}
+    assert directions == {
+        *((a, 0, 0, b) for a in (-1, 1) for b in (-1, 1)),
+        *((0, a, b, 0) for a in (-1, 1) for b in (-1, 1)),
+    }
+
+
+def test_samples_do_not_depend_on_how_a_batch_is_shared_out(store):
+    sampler = CropSampler(PairStore(store), CONFIG, CPU)
+
+    whole = sampler.batch(5, range(6), 32)
+    parts = [sampler.batch(5, part, 32) for part in (range(2), range(2, 6))]
+
+    assert torch.equal(whole.x, torch.cat([part.x for part in parts]))
+    assert torch.equal(whole.condition, torch.cat([part.condition for part in parts]))
+    assert not torch.equal(whole.x, sampler.batch(6, range(6), 32).x)
+
+
+def test_codecs_are_drawn_in_their_proportions_and_some_are_hidden(store):
+    batch = CropSampler(PairStore(store), CONFIG, CPU).batch(0, range(600), 32)
+    shares = batch.condition.mean(0)
+    bpg, jpeg, unknown = (float(shares[CONFIG.codecs.index("bpg")]), float(shares[2]), float(shares[-3]))
+
+    assert bpg / jpeg == pytest.approx(2, rel=0.3)
+    assert unknown == pytest.approx(CONFIG.data.blind, abs=0.05)
+
+
+def test_a_codec_without_pairs_is_refused(store):
+    config = replace(CONFIG, data=DataSettings(weights={"vvc": 1.0}))
+
+    with pytest.raises(ValueError, match="no training pairs of vvc"):
+        CropSampler(PairStore(store), config, CPU)
+
+
+def test_shards_hold_the_whole_store_but_for_the_bitstreams(store, tmp_path):
+    shards = pack(store, tmp_path / "shards", shard_megabytes=0.02)
+    unpack(shards, tmp_path / "copy")
+    before, after = PairStore(store), PairStore(tmp_path / "copy")
+
+    assert len(shards) > 1
+    assert [(p.original, p.codec, p.qp) for p in after.pairs] == [
+        (p.original, p.codec, p.qp) for o in before.originals for p in before.pairs if p.original == o
+    ]
+    for pair in after.pairs:
+        twin = next(p for p in before.pairs if (p.original, p.codec) == (pair.original, pair.codec))
+        picture, twin_picture = after.original(pair), before.original(twin)
+        assert np.array_equal(after.image(picture, pair.offset), before.image(twin_picture, twin.offset))
+        assert np.array_equal(after.image(picture, picture.offset), before.image(twin_picture, twin_picture.offset))
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    (tmp_path / "shard_000.zip").write_bytes(b"PK no zip")
+
+    with pytest.raises(ValueError, match=r"shard_000.zip is no whole shard"):
+        unpack([tmp_path / "shard_000.zip"], tmp_path / "store")
+
+
+def test_prepare_makes_each_pair_once_from_any_folder(tmp_path, photograph):
+    source, folder = tmp_path / "photos", tmp_path / "store"
+    (source / "deep").mkdir(parents=True)
+    PillowImage.fromarray(photograph).save(source / "deep/cat.png")
+    PillowImage.fromarray(photograph[:50, :60]).save(source / "small.png")
+    settings = PrepareSettings((CodecPlan.parse("jpeg@10-30x2"), CodecPlan.parse("webp@40")), crop=96, crops=2)
+
+    prepare([source], folder, settings, workers=1)
+    first = PairStore(folder)
+    prepare([source], folder, settings, workers=1)
+
+    assert PairStore(folder).pairs == first.pairs
+    assert [(o.height, o.width) for o in first.originals.values()] == [(96, 96), (96, 96), (50, 60)]
+    assert len(first.pairs) == 9
+    for pair in first.pairs:
+        bitstream = (folder / "bitstreams.bin").read_bytes()[pair.bitstream_offset :][: pair.bytes]
+        decoded = get_codec(pair.codec).decode(bitstream).image
+        assert np.array_equal(decoded, first.image(first.original(pair), pair.offset))
+
+
+def test_div2k_and_dped_layouts_are_known(tmp_path):
+    for name in ("DIV2K_train_HR/0001.png", "DIV2K_train_LR_bicubic/X2/0001x2.png"):
+        (tmp_path / "DIV2K" / name).parent.mkdir(parents=True)
+        (tmp_path / "DIV2K" / name).touch()
+    for name in ("iphone/training_data/iphone/0.jpg", "iphone/training_data/canon/0.jpg"):
+        (tmp_path / "DPED" / name).parent.mkdir(parents=True)
+        (tmp_path / "DPED" / name).touch()
+
+    assert [path.name for path in find_originals(tmp_path / "DIV2K")] == ["0001.png"]
+    assert [path.parent.name for path in find_originals(tmp_path / "DPED")] == ["canon"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no pictures"):
+        find_originals(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("text", ["bpg", "bpg@", "bpg@20-", "gif@1", "bpg,chroma=410@30", "bpg,speed=3@30", "bpg@60"])
+def test_a_wrong_codec_plan_is_refused(text):
+    with pytest.raises((ValueError, UnknownCodecError)):
+        CodecPlan.parse(text)
+
+
+def test_a_codec_plan_spreads_its_qps():
+    plan = CodecPlan.parse("bpg,chroma=444@20-47x4")
+
+    drawn = plan.draw(np.random.default_rng(0))
+
+    assert plan.codec == get_codec("bpg", chroma="444")
+    assert [(qp - 20) // 7 for qp in drawn] == [0, 1, 2, 3]

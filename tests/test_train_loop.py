@@ -1,0 +1,218 @@
+"""The training loop: losses, exact resume, several processes, export."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training import CONFIG, CPU, ROOT, make_store
+
+from enhancer.checkpoint import load_checkpoint
+from enhancer.condition import condition_vector
+from enhancer.network import RestorationNetwork
+from train.config import OptimizerSettings, Phase, TrainConfig, build
+from train.export import export
+from train.grow import copy_weights
+from train.loop import NotFiniteError, Processes, Trainer, run
+from train.losses import crop_ms_ssim, reconstruction_loss
+from train.pack import pack
+from train.runlog import load_state
+from train.store import PairStore
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return make_store(tmp_path_factory.mktemp("store"))
+
+
+def test_losses_by_hand():
+    y, target = torch.full((1, 3, 40, 40), 0.5), torch.full((1, 3, 40, 40), 0.25)
+
+    x = torch.full((1, 3, 40, 40), 0.75)
+
+    assert reconstruction_loss("mae", y, target, x).item() == pytest.approx(0.25)
+    assert reconstruction_loss("mse", y, target, x).item() == pytest.approx(0.0625)
+    assert reconstruction_loss("mae+ms_ssim", target, target, x).item() == pytest.approx(0, abs=1e-6)
+    assert reconstruction_loss("relative_mae", y, target, x).item() == pytest.approx(0.25 / (0.5 + 1 / 255))
+
+
+@pytest.mark.parametrize("side", [33, 64, 128, 200])
+def test_ms_ssim_of_crops_falls_with_noise_and_has_a_gradient(side):
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(1, 3, side, side, generator=generator)
+    noise = torch.randn(target.shape, generator=generator)
+    values = [crop_ms_ssim(target + amount * noise, target).item() for amount in (0.0, 0.02, 0.1)]
+
+    assert values[0] == pytest.approx(1)
+    assert values == sorted(values, reverse=True)
+    assert values[2] < 0.99
+    y = (target + 0.1 * noise).requires_grad_()
+    crop_ms_ssim(y, target).backward()
+    assert y.grad is not None
+    assert torch.isfinite(y.grad).all()
+
+
+def test_ms_ssim_needs_33_pixels():
+    with pytest.raises(ValueError, match="33 pixels"):
+        crop_ms_ssim(torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32))
+
+
+def test_a_grown_network_computes_what_the_small_one_does():
+    small, large = (RestorationNetwork(replace(CONFIG.network, blocks=blocks)) for blocks in (2, 5))
+    for parameter in small.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x, condition = torch.rand(1, 3, 32, 32), condition_vector(CONFIG.codecs, "bpg", 32).unsqueeze(0)
+
+    copy_weights(small, large)
+
+    assert torch.equal(large(x, condition), small(x, condition))
+    assert (small(x, condition) - x).abs().max() > 0.01
+    with pytest.raises(ValueError, match="only blocks may differ"):
+        copy_weights(large, small)
+
+
+def test_a_run_that_was_stopped_ends_bit_identical_to_one_that_was_not(store, tmp_path):
+    run(CONFIG, store, tmp_path / "whole", device="cpu", minutes=None)
+    for _ in range(CONFIG.steps):  # no minutes at all: one step a call
+        run(CONFIG, store, tmp_path / "parts", device="cpu", minutes=0)
+
+    whole, parts = (load_state(tmp_path / name, CONFIG) for name in ("whole", "parts"))
+    assert whole is not None
+    assert parts is not None
+    assert whole["trainer"]["step"] == parts["trainer"]["step"] == CONFIG.steps
+    for part in ("network", "average"):
+        for name, tensor in whole["trainer"][part].items():
+            assert torch.equal(tensor, parts["trainer"][part][name]), name
+    for name, tensor in load_checkpoint(tmp_path / "whole/last.safetensors").network.state_dict().items():
+        assert torch.equal(tensor, load_checkpoint(tmp_path / "parts/last.safetensors").network.state_dict()[name])
+
+
+def test_training_learns_to_remove_noise(store, tmp_path):
+    config = replace(
+        CONFIG, phases=(Phase(steps=80, batch=8, crop=32),), optimizer=OptimizerSettings(lr=5e-3, warmup=5)
+    )
+
+    result = run(config, store, tmp_path / "run", device="cpu", minutes=None)
+
+    assert result is not None
+    assert result.gain > 0.3
+    assert load_checkpoint(tmp_path / "run/best.safetensors").metadata["validation_gain_db"] == f"{result.gain:.4f}"
+
+
+def test_a_folder_with_another_run_is_refused(store, tmp_path):
+    run(CONFIG, store, tmp_path, device="cpu", minutes=0)
+
+    with pytest.raises(ValueError, match="another 'seed'"):
+        run(replace(CONFIG, seed=7), store, tmp_path, device="cpu", minutes=0)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(store):
+    trainer = Trainer(CONFIG, PairStore(store), Processes(0, 1, CPU))
+    with torch.no_grad():
+        trainer.network.tail.bias[0] = float("nan")
+    before = trainer.network.head.weight.clone()
+
+    with pytest.raises(NotFiniteError, match="at step 0"):
+        trainer.advance()
+
+    assert torch.equal(trainer.network.head.weight, before)
+
+
+def test_export_says_how_the_weights_were_made(store, tmp_path):
+    run(CONFIG, store, tmp_path / "run", device="cpu", minutes=None)
+
+    export(tmp_path / "run", "best", tmp_path / "small.safetensors", "six squares")
+
+    export(tmp_path / "run", "last", tmp_path / "last.safetensors", "")
+    metadata = load_checkpoint(tmp_path / "small.safetensors").metadata
+    assert metadata["note"] == "six squares"
+    assert build(TrainConfig, json.loads(metadata["training"]), "") == CONFIG
+    last, average = (
+        load_checkpoint(p).network for p in (tmp_path / "last.safetensors", tmp_path / "run/last.safetensors")
+    )
+    assert torch.equal(last.head.weight, average.head.weight.half().float())
+
+
+TORCH_ALONE = """
+import sys
+sys.modules.update(dict.fromkeys(MISSING))
+from train.__main__ import main
+sys.argv[0] = "train"
+sys.exit(main())
+"""
+
+
+def test_a_machine_with_torch_numpy_and_pillow_alone_trains_from_shards(store, tmp_path):
+    shards = pack(store, tmp_path / "shards", shard_megabytes=60)
+    (tmp_path / "preset.toml").write_text(
+        "[network]\nchannels = 4\nblocks = 1\nunshuffle = 2\ncell = 4\n[[phases]]\nsteps = 2\nbatch = 2\ncrop = 32\n"
+    )
+    missing = (
+        "av",
+        "cv2",
+        "imagecodecs",
+        "imageio_ffmpeg",
+        "pillow_heif",
+        "pytorch_msssim",
+        "safetensors",
+        "scipy",
+        "skimage",
+        "tqdm",
+    )
+    script = TORCH_ALONE.replace("MISSING", repr(missing))
+    pairs, folder = str(tmp_path / "pairs"), str(tmp_path / "run")
+    for arguments in (
+        ["unpack", *map(str, shards), "-o", pairs],
+        ["run", str(tmp_path / "preset.toml"), "-d", pairs, "-o", folder, "--device", "cpu"],
+    ):
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    export(tmp_path / "run", "last", tmp_path / "brought_home.safetensors", "")
+    assert load_checkpoint(tmp_path / "brought_home.safetensors").metadata["steps"] == "2"
+
+
+LOSS_CURVE = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, sys.argv[1] + "/tests")
+from training import CONFIG
+from dataclasses import replace
+from train.loop import Processes, Trainer
+from train.store import PairStore
+import torch.distributed as dist
+torch.set_num_threads(1)
+processes = Processes.start("cpu")
+trainer = Trainer(replace(CONFIG, amp=False), PairStore(Path(sys.argv[2])), processes)
+for _ in range(5):
+    loss = torch.tensor(trainer.advance())
+    if processes.count > 1:
+        dist.all_reduce(loss)
+    if processes.rank == 0:
+        print("loss", loss.item() / processes.count)
+processes.stop()
+"""
+
+
+def test_two_processes_have_the_loss_curve_of_one(store, tmp_path):
+    script = tmp_path / "curve.py"
+    script.write_text(LOSS_CURVE)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+    curves = []
+    for prefix in ([], torchrun):
+        command = [sys.executable, *prefix, str(script), str(ROOT), str(store)]
+        output = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=120
+        ).stdout
+        curves.append([float(line.split()[1]) for line in output.splitlines() if line.startswith("loss ")])
+
+    assert len(curves[0]) == 5
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)

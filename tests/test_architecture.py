@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,23 @@ def test_imports_are_absolute():
     }
 
     assert not relative
+
+
+@pytest.mark.parametrize("package", ["codec_wrappers", "enhancer"])
+def test_every_package_that_is_imported_is_declared(package):
+    """Else an installation works only where something else happens to bring it along."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {name: wanted for name, wanted in project["optional-dependencies"].items() if name != "dev"}
+    declared = {re.split(r"[<>=!~\[ ]", line)[0] for line in sum(extras.values(), project["dependencies"])}
+    distributions = {
+        module: {name.lower().replace("_", "-") for name in names} for module, names in packages_distributions().items()
+    }
+    imported = {
+        module.split(".")[0] for path in (ROOT / package).rglob("*.py") for module in imported_modules(path.read_text())
+    }
+    foreign = imported - set(sys.stdlib_module_names) - set(PACKAGES)
+
+    assert {name for name in foreign if not declared & distributions.get(name, set())} == set()
 
 
 def test_no_file_is_too_long_to_be_read_in_one_sitting():

@@ -50,12 +50,15 @@ def test_wheel_holds_both_packages_and_nothing_else(unpacked):
     assert top == {"enhancer", "codec_wrappers"}
 
 
-def test_wheel_holds_every_module_of_the_checkout(unpacked):
-    modules = {
-        path.relative_to(ROOT) for package in ("enhancer", "codec_wrappers") for path in (ROOT / package).rglob("*.py")
+def test_wheel_holds_every_file_of_the_packages(unpacked):
+    files = {
+        path.relative_to(ROOT)
+        for package in ("enhancer", "codec_wrappers")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
     }
 
-    assert {path for path in modules if not (unpacked / path).is_file()} == set()
+    assert {path for path in files if not (unpacked / path).is_file()} == set()
 
 
 def test_wheel_holds_the_shipped_weights_byte_for_byte(unpacked):

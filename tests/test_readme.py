@@ -31,12 +31,13 @@ PYTHON = [code for _, language, code in BLOCK.findall(README) if language == "py
 def workplace(picture, photograph, tmp_path, monkeypatch):
     """A folder with the files that the README speaks of; our commands are on PATH, from this checkout."""
     folder = tmp_path / "work"
-    (folder / "photos" / "more").mkdir(parents=True)
+    (folder / "photos").mkdir(parents=True)
     PilImage.fromarray(photograph[60:252, 60:316]).save(folder / "photo.png")
     PilImage.fromarray(photograph[60:252, 60:316]).save(folder / "photo.jpg", quality=30)
     PilImage.fromarray(picture).save(folder / "photos" / "a.png")
-    PilImage.fromarray(picture[::-1]).save(folder / "photos" / "more" / "b.png")
+    PilImage.fromarray(picture[::-1]).save(folder / "photos" / "b.png")
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("ENHANCER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PATH", str(shims(tmp_path / "bin")), prepend=os.pathsep)
     return folder

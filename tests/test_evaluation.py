@@ -14,7 +14,7 @@ from PIL import Image as PillowImage
 
 from codec_wrappers import get_codec
 from codec_wrappers.encode_cache import EncodeCache
-from codec_wrappers.errors import CodecError, RateControlError, UnknownCodecError
+from codec_wrappers.errors import CodecError, UnknownCodecError
 from enhancer.errors import EnhancerError, ImageError
 from enhancer.evaluation.compare import comparable_metrics, compare_runs
 from enhancer.evaluation.enhancement import Enhancement
@@ -24,7 +24,6 @@ from enhancer.evaluation.pictures import find_pictures, load_originals
 from enhancer.evaluation.rd import RdSettings, kept_picture, run_rd
 from enhancer.evaluation.results import load_run, load_runs
 from enhancer.evaluation.sources import CodecSource, FolderSource, conform, parse_codec
-from enhancer.evaluation.target import run_target
 from enhancer.metrics import psnr
 from tests.small_network import write_random_checkpoint
 from tests.test_external_codec import COPY, external
@@ -82,7 +81,7 @@ def test_a_run_file_says_what_is_needed_to_repeat_it(measured):
 
     assert document["source"]["options"]["chroma"] == get_codec("jpeg").chroma
     assert {"python", "numpy", "torch"} <= set(document["environment"]["versions"])
-    assert {"machine", "command", "created", "code_sha256"} <= set(document["environment"])
+    assert {"machine", "command", "created", "code"} <= set(document["environment"])
     means = document["points"][0]["mean"]
     values = [r["metrics"]["mse"] for r in document["points"][0]["pictures"]]
     assert means["psnr_of_mean_mse"] == pytest.approx(10 * math.log10(255**2 / np.mean(values)))
@@ -193,6 +192,22 @@ def test_a_results_folder_of_other_pictures_or_another_format_is_refused(tmp_pat
     path.write_text(path.read_text().replace('"format": 1', '"format": 0'))
     with pytest.raises(EnhancerError, match="is of format 0, this version reads 1"):
         run_rd(originals[:1], [parse_codec("jpeg@50")], RdSettings(), tmp_path)
+
+
+def test_runs_by_different_versions_are_not_shown_together(tmp_path, pictures):
+    originals = load_originals(pictures, 1)
+    run_rd(originals, [parse_codec("jpeg@50"), parse_codec("webp@50")], RdSettings(), tmp_path)
+    assert len(load_runs(tmp_path)) == 2
+    path = tmp_path / "jpeg.run.json"
+    document = json.loads(path.read_text())
+    document["environment"]["code"]["measuring"] = "0" * 64
+    path.write_text(json.dumps(document))
+
+    with pytest.raises(EnhancerError, match="jpeg and webp were measured by different versions"):
+        load_runs(tmp_path)
+
+    run_rd(originals, [parse_codec("jpeg@50")], RdSettings(), tmp_path)
+    assert len(load_runs(tmp_path)) == 2
 
 
 def test_two_runs_of_one_name_are_refused(tmp_path, pictures):
@@ -360,45 +375,6 @@ def test_enhancement_is_measured_beside_the_decoded_picture_and_keeps_its_rate(t
     assert all(a.output_sha256 != b.output_sha256 for a, b in zip(decoded.records, enhanced.records, strict=True))
     assert enhanced.enhancement["backend"] == "torch"
     assert len(enhanced.enhancement["sha256"]) == 64
-
-
-def test_target_keeps_to_the_budget_and_free_allocation_is_better(tmp_path, pictures):
-    originals = load_originals(pictures)
-    mix, free = run_target(
-        originals, [parse_codec("jpeg")], 0.8, allocations=["mix", "psnr"], cache=EncodeCache(tmp_path)
-    )
-
-    pixels = sum(o.pixels for o in originals)
-    for row in (mix, free):
-        assert row.total_bytes == sum(p.byte_count for p in row.pictures) <= row.budget_bytes == int(0.8 * pixels / 8)
-        assert row.bpp == pytest.approx(8 * row.total_bytes / pixels)
-    assert len({p.qp for p in mix.pictures}) <= 2
-    assert free.means["psnr"] > mix.means["psnr"]
-
-
-def test_target_can_allocate_for_the_enhanced_quality(tmp_path, pictures):
-    checkpoint = write_random_checkpoint(tmp_path / "small.safetensors")
-    enhancement = Enhancement(str(checkpoint), backend="torch", device="cpu")
-    originals = load_originals(pictures, 2)
-    options = {"enhancements": [enhancement], "cache": EncodeCache(tmp_path / "cache")}
-
-    plain = run_target(originals, [parse_codec("jpeg")], 0.8, allocations=["psnr"], **options)
-    [chosen] = run_target(originals, [parse_codec("jpeg")], 0.8, allocations=["enhanced"], **options)
-
-    assert [row.label for row in plain] == ["jpeg", "jpeg + small"]
-    assert chosen.label == "jpeg + small"
-    assert chosen.total_bytes <= chosen.budget_bytes
-    assert chosen.means["psnr"] >= plain[1].means["psnr"] - 1e-9
-
-
-def test_target_refuses_what_it_cannot_do(tmp_path, pictures):
-    originals = load_originals(pictures, 1)
-    with pytest.raises(ValueError, match="a model is needed"):
-        run_target(originals, [parse_codec("jpeg")], 0.5, allocations=["enhanced"], cache=EncodeCache(tmp_path))
-    with pytest.raises(ValueError, match="needs the range of qps"):
-        run_target(originals, [parse_codec(external(COPY, COPY))], 0.5, cache=EncodeCache(tmp_path))
-    with pytest.raises(RateControlError, match="out of reach"):
-        run_target(originals, [parse_codec("jpeg")], 0.001, cache=EncodeCache(tmp_path))
 
 
 def test_vmaf_orders_qualities_and_is_highest_for_the_original(photograph):

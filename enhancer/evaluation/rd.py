@@ -40,8 +40,16 @@ from enhancer.files import write_atomically
 Progress = Callable[[int, int], None]
 """Called with finished and total numbers of picture-qp pairs."""
 
-# Sources that decide a record's numbers besides the codecs' own, which hash themselves.
-_MEASURED_BY = ("metrics", "network", "condition", "ensemble", "tensors", "tiling", "inference")
+_PACKAGE = Path(__file__).resolve().parent.parent
+_SOURCES = {
+    "measuring": (_PACKAGE, ("metrics.py", "evaluation/measure.py")),
+    "coding": (_PACKAGE.parent / "codec_wrappers", ("*.py",)),
+    "enhancing": (
+        _PACKAGE,
+        ("network.py", "condition.py", "ensemble.py", "tensors.py", "tiling.py", "inference.py", "backends/*.py"),
+    ),
+}
+"""Files whose change asks for new measurements; enhancing concerns enhanced pictures only."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,8 @@ class _Variant:
     """JSON of everything that decides the numbers of this variant."""
 
     def key(self, original: Original, qp: int, vmaf: bool) -> str:
-        text = json.dumps([FORMAT, _code(), _library_versions(), self.identity, original.sha256, qp, vmaf])
+        code = {kind: sha256 for kind, sha256 in code_hashes().items() if kind != "enhancing" or self.enhancement}
+        text = json.dumps([FORMAT, code, _library_versions(), self.identity, original.sha256, qp, vmaf])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -264,7 +273,7 @@ def environment() -> dict[str, Any]:
     """Versions, machine, command and time of this process."""
     return {
         "versions": dict(_library_versions()),
-        "code_sha256": _code(),
+        "code": code_hashes(),
         "machine": {
             "system": platform.platform(),
             "processor": _processor(),
@@ -288,14 +297,15 @@ def _library_versions() -> tuple[tuple[str, str], ...]:
 
 
 @functools.cache
-def _code() -> str:
-    """Hash of the sources that decide the numbers of a record."""
-    package = Path(__file__).resolve().parent.parent
-    paths = [package / f"{name}.py" for name in _MEASURED_BY] + sorted((package / "backends").glob("*.py"))
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def code_hashes() -> dict[str, str]:
+    """Hash of the sources that decide the numbers, by what they do."""
+    hashes = {}
+    for kind, (folder, patterns) in _SOURCES.items():
+        digest = hashlib.sha256()
+        for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+            digest.update(path.read_bytes())
+        hashes[kind] = digest.hexdigest()
+    return hashes
 
 
 def _processor() -> str:

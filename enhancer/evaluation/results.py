@@ -196,10 +196,10 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def load_runs(folder: Path) -> list[Run]:
-    """All runs of a folder, which must agree in pictures and hold no label twice.
+    """All runs of a folder: of the same pictures, by the same code, with different labels.
 
     Raises:
-        EnhancerError: If they do not, or one cannot be read.
+        EnhancerError: If they are not, or one cannot be read.
     """
     runs = [load_run(path) for path in find_runs(folder)]
     labels = [run.label for run in runs]
@@ -207,7 +207,20 @@ def load_runs(folder: Path) -> list[Run]:
         raise EnhancerError(f"{folder} holds two runs called {twice.pop()!r}")
     for run in runs[1:]:
         check_same_pictures(runs[0], run)
+        _check_same_code(runs[0], run, ("measuring", "coding"))
+    enhanced = [run for run in runs if run.enhancement]
+    for run in enhanced[1:]:
+        _check_same_code(enhanced[0], run, ("enhancing",))
     return runs
+
+
+def _check_same_code(first: Run, second: Run, kinds: tuple[str, ...]) -> None:
+    codes = [{kind: run.environment.get("code", {}).get(kind) for kind in kinds} for run in (first, second)]
+    if codes[0] != codes[1]:
+        raise EnhancerError(
+            f"{first.label} and {second.label} were measured by different versions of this program;"
+            " run enhance-eval rd again for the older one"
+        )
 
 
 def check_same_pictures(first: Run, second: Run) -> None:

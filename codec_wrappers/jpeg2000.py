@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -30,7 +30,7 @@ from codec_wrappers.base import (
 )
 from codec_wrappers.errors import BitstreamError
 from codec_wrappers.pillow_codecs import check_max_pixels, decoding, encoding
-from codec_wrappers.samples import full_range, packed
+from codec_wrappers.samples import fitting_icc, full_range, packed
 
 _SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 _CODESTREAM = b"\xff\x4f\xff\x51"
@@ -109,7 +109,8 @@ class Jpeg2000Codec:
             check_pixels(width, height, self.max_pixels)
         with decoding("JPEG 2000"):
             image = _decode_deep(bitstream, file) if file.bit_depth > 8 else _decode_pillow(bitstream)
-        return Decoded(image, CodingInfo(self.name, None, file.chroma, file.bit_depth), file.metadata)
+        info = CodingInfo(self.name, None, file.chroma, file.bit_depth)
+        return Decoded(image, info, replace(file.metadata, icc=fitting_icc(file.metadata.icc, image)))
 
 
 @dataclass(frozen=True)

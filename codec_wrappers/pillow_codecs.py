@@ -10,7 +10,7 @@ import io
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
@@ -30,7 +30,7 @@ from codec_wrappers.base import (
 )
 from codec_wrappers.errors import BitstreamError, CodecError
 from codec_wrappers.jpeg_tables import EXIF_PREFIX, parse_jpeg, with_metadata
-from codec_wrappers.samples import packed
+from codec_wrappers.samples import fitting_icc, packed
 from codec_wrappers.vp8_header import vp8_quality
 
 ColorChroma = Literal["420", "422", "444"]
@@ -162,12 +162,14 @@ class JpegCodec:
 
         header = parse_jpeg(bitstream)
         check_pixels(header.width, header.height, self.max_pixels)
+        if header.bit_depth != 8:
+            raise BitstreamError(f"JPEG files of {header.bit_depth} bits per sample are not supported")
         with decoding("JPEG"), JpegImageFile(io.BytesIO(header.bare)) as file:
             # Reaching this class directly passes by Pillow's own limit of pixels and its warning.
             pixels = file if file.mode in ("L", "RGB") else file.convert("RGB")
             image = np.array(pixels)
         info = CodingInfo(self.name, header.quality, header.chroma, header.bit_depth)
-        return Decoded(image, info, header.metadata)
+        return Decoded(image, info, replace(header.metadata, icc=fitting_icc(header.metadata.icc, image)))
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,9 @@ class WebpCodec:
         """
         self.qp_range.check(qp)
         check_image(image, channels=(1, 3, 4))
+        if image.ndim == 2:
+            image = np.dstack([image, image, image])
+            metadata = replace(metadata, icc=fitting_icc(metadata.icc, image))
         return save_with_pillow(
             image, "WEBP", metadata, quality=int(qp), method=self.effort, exact=True, use_sharp_yuv=self.sharp_yuv
         )
@@ -242,7 +247,8 @@ class WebpCodec:
             info = CodingInfo(self.name, None, "444", 8)
         else:
             info = CodingInfo(self.name, vp8_quality(chunks[b"VP8 "]), "420", 8)
-        return Decoded(image, info, Metadata(chunks.get(b"EXIF"), chunks.get(b"ICCP"), chunks.get(b"XMP ")))
+        exif = chunks.get(b"EXIF", b"").removeprefix(EXIF_PREFIX) or None  # some writers put the prefix of JPEG there
+        return Decoded(image, info, Metadata(exif, chunks.get(b"ICCP"), chunks.get(b"XMP ")))
 
 
 def _webp_chunks(data: bytes) -> dict[bytes, bytes]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
 from codec_wrappers.base import Availability, Codec
 from codec_wrappers.errors import UnknownCodecError
@@ -51,7 +52,7 @@ class CodecRegistry:
             ValueError: If an option or its value is not known to the codec.
         """
         codec_class = self.codec_class(name)
-        known = getattr(codec_class, "__dataclass_fields__", {})
+        known = [field.name for field in fields(cast(Any, codec_class))]
         for option in options:
             if option not in known:
                 raise ValueError(f"codec {name!r} has no option {option!r}; options: {', '.join(known)}")

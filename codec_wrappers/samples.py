@@ -30,3 +30,13 @@ def straight_alpha(image: Image) -> Image:
     opacity = np.maximum(alpha, 1).astype(np.uint64)
     straight = np.minimum((rgb * peak + opacity // 2) // opacity, peak)
     return np.concatenate([np.where(alpha == 0, 0, straight).astype(image.dtype), alpha], axis=2)
+
+
+def fitting_icc(icc: bytes | None, image: Image) -> bytes | None:
+    """The ICC profile, unless it describes other channels than the picture has after its conversion.
+
+    A CMYK profile would turn the colours of an RGB picture into others, and so would a gray one. Source:
+    ICC.1:2022, 7.2.6 (data colour space).
+    """
+    space = (icc or b"")[16:20]
+    return None if space == b"CMYK" or (space == b"GRAY" and image.ndim == 3) else icc

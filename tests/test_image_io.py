@@ -390,6 +390,27 @@ def test_metadata_and_resolution_survive_the_file(picture, kind, dtype):
     assert again.image.shape == picture.shape
 
 
+@pytest.mark.parametrize(("space", "mode"), [(b"CMYK", "CMYK"), (b"GRAY", "LA"), (b"GRAY", "L")])
+def test_a_profile_of_other_channels_than_the_converted_picture_is_left_out(picture, space, mode):
+    icc = ICC[:16] + space + ICC[20:]
+    kinds = {"CMYK": ["JPEG", "TIFF"], "LA": ["PNG", "TIFF"], "L": ["PNG", "TIFF", "JPEG"]}
+    for kind in kinds[mode]:
+        content = with_pillow(PillowImage.fromarray(picture).convert(mode), kind, icc_profile=icc)
+        assert icc[100:200] in content or kind == "PNG"
+        assert read_picture(content).metadata.icc == (icc if mode == "L" else None)
+    gray = Picture(picture[..., 0], Metadata(icc=ICC[:16] + b"GRAY" + ICC[20:]))
+    assert read_picture(encode_picture(gray, "webp")).metadata.icc is None  # WebP stores gray as RGB
+
+
+def test_the_resolution_of_the_exif_block_is_kept_unless_the_picture_has_one(picture):
+    block = PillowImage.Exif()
+    block[0x011A] = block[0x011B] = 240.0
+    block[0x0128] = 2
+    exif = block.tobytes().removeprefix(b"Exif\0\0")
+    assert read_picture(encode_picture(Picture(picture, Metadata(exif=exif)), "tiff")).dpi == (240, 240)
+    assert read_picture(encode_picture(Picture(picture, Metadata(exif=exif), (72, 36)), "tiff")).dpi == (72, 36)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_pillow_reads_the_metadata_of_our_files_and_we_read_those_of_pillow(picture, kind):
     metadata = Metadata(exif=make_exif(1), icc=ICC, xmp=XMP)

@@ -442,6 +442,20 @@ def test_wrong_arguments_are_value_errors_that_name_the_allowed_values(codec, pi
         get_codec(codec.name, max_pixels=0)
 
 
+def test_unknown_options_are_value_errors_that_list_the_options_only():
+    with pytest.raises(
+        ValueError, match=r"codec 'jpeg' has no option 'suffixes'; options: chroma, optimize, max_pixels$"
+    ):
+        get_codec("jpeg", suffixes=(".x",))
+
+
+def test_a_jpeg_file_of_12_bits_is_refused_with_the_reason(streams):
+    position = streams["jpeg"].index(b"\xff\xc0") + 4
+    twelve = streams["jpeg"][:position] + b"\x0c" + streams["jpeg"][position + 1 :]
+    with pytest.raises(BitstreamError, match="12 bits per sample are not supported"):
+        JpegCodec().decode(twelve)
+
+
 @pytest.mark.parametrize("codec", [JpegCodec(), Jpeg2000Codec()], ids=lambda codec: codec.name)
 def test_alpha_is_refused_where_it_cannot_be_kept(codec, picture):
     with pytest.raises(ValueError, match=r"\(1, 3\) channels"):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from codec_wrappers import Image, Metadata
-from codec_wrappers.samples import packed
+from codec_wrappers.samples import fitting_icc, packed
 from enhancer.errors import ImageError, one_line
 from enhancer.formats.picture import Picture, check_claim
 
@@ -47,7 +47,7 @@ def read(data: bytes, max_pixels: int) -> Picture:
     image = _decode(chunks, b"".join(image_data))
     return Picture(
         image,
-        Metadata(exif=chunks.get(b"eXIf"), icc=_icc(chunks.get(b"iCCP")), xmp=xmp),
+        Metadata(exif=chunks.get(b"eXIf"), icc=fitting_icc(_icc(chunks.get(b"iCCP")), image), xmp=xmp),
         dpi=_dpi(chunks.get(b"pHYs")),
         source_format="png",
         color_chunks=tuple((kind, chunks[kind]) for kind in _COLOR_CHUNKS if kind in chunks),

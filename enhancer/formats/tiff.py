@@ -15,7 +15,7 @@ import numpy as np
 from codec_wrappers import Image, Metadata
 from codec_wrappers.errors import BitstreamError
 from codec_wrappers.jpeg_tables import parse_jpeg
-from codec_wrappers.samples import full_range, straight_alpha
+from codec_wrappers.samples import fitting_icc, full_range, straight_alpha
 from codec_wrappers.tiff_tags import Directory, Field, TiffTagError, build_tiff, longs, parse_tiff, shorts
 from enhancer.errors import ImageError, one_line
 from enhancer.formats.picture import Picture, check_claim
@@ -24,11 +24,12 @@ MAGICS = (b"II\x2a\0", b"MM\0\x2a", b"II\x2b\0", b"MM\0\x2b")
 
 _ICC, _XMP = 34675, 700
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
-# Fields that describe the storage or have a place of their own; the others are the EXIF block.
+# Fields that describe the storage; the others, but for the resolution, are the EXIF block.
 _STORAGE = {
     *range(254, 260), *range(262, 267), 273, *range(277, 282), 284, *range(288, 294), 301, *range(317, 326), 330,
-    *range(338, 342), 347, *range(512, 533), _ICC, _XMP, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT,
+    *range(338, 342), 347, *range(512, 533), _ICC, _XMP,
 }  # fmt: skip
+_RESOLUTION = {_X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT}
 _GRAY_INVERTED, _GRAY, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _CHANNELS = {_GRAY_INVERTED: 1, _GRAY: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}
 _NONE, _LZW, _JPEG, _DEFLATE, _DEFLATE_OLD, _PACKBITS = 1, 5, 7, 8, 32946, 32773
@@ -75,10 +76,10 @@ def read(data: bytes, max_pixels: int) -> Picture:
         raise ImageError("the TIFF file holds several pictures; only one is supported")
     directory = (pictures or list(file.directories))[0]
     layout = _layout(directory, file.order, max_pixels)
-    samples = _samples(data, directory, layout)
+    image = _to_image(_samples(data, directory, layout), directory, layout)
     return Picture(
-        _to_image(samples, directory, layout),
-        _metadata(directory, file.order),
+        image,
+        _metadata(directory, file.order, image),
         dpi=_dpi(directory),
         source_format="tiff",
     )
@@ -262,11 +263,13 @@ def _cmyk_to_rgb(image: Image) -> Image:
     return ((left[..., :3] * left[..., 3:] + 32767) // 65535).astype(np.uint16)
 
 
-def _metadata(directory: Directory, order: str) -> Metadata:
-    exif = {tag: field for tag, field in directory.items() if tag not in _STORAGE}
+def _metadata(directory: Directory, order: str, image: Image) -> Metadata:
+    exif = {tag: field for tag, field in directory.items() if tag not in _STORAGE | _RESOLUTION}
     icc, xmp = directory.get(_ICC), directory.get(_XMP)
     return Metadata(
-        exif=build_tiff(order, exif) if exif else None, icc=icc.data if icc else None, xmp=xmp.data if xmp else None
+        exif=build_tiff(order, exif) if exif else None,
+        icc=fitting_icc(icc.data if icc else None, image),
+        xmp=xmp.data if xmp else None,
     )
 
 

@@ -208,7 +208,8 @@ def test_other_failures_of_the_backend_are_not_taken_for_a_lack_of_memory():
         Enhancer(CHECKPOINT, Broken(CHECKPOINT, device=CPU)).enhance(noise(8, 8, 3))
 
 
-def test_the_one_line_form_loads_the_network_once(tmp_path):
+def test_the_one_line_form_loads_the_network_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENHANCER_CACHE", str(tmp_path / "cache"))
     path = write_random_checkpoint(tmp_path / "net.safetensors")
     image = noise(20, 20, 3)
 

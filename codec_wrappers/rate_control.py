@@ -137,10 +137,7 @@ def encode_to_bytes(
     encoding = full.encoding(probes=0 if quick is full else quick.count)
     if encoding is None:
         raise _out_of_reach(full, quick, target_bytes, above=False)
-    if (
-        len(encoding.bitstream) < target_bytes * (1 - tolerance)
-        and full.sizes.get(full.dearest, math.inf) <= target_bytes
-    ):
+    if len(encoding.bitstream) < target_bytes * (1 - tolerance) and full.reaches_no_higher_than(target_bytes):
         raise _out_of_reach(full, quick, target_bytes, above=True)
     return encoding
 
@@ -197,6 +194,12 @@ class _Meter:
     @property
     def dearest(self) -> _Setting:
         return _Setting(len(self.qps) - 1, self.knob.low if self.knob else self.neutral)
+
+    def reaches_no_higher_than(self, target: int) -> bool:
+        """Whether the search ended at the dearest qp, and everything that qp can do fits."""
+        if self.best is None or self.best[0].index < self.dearest.index:
+            return self.sizes.get(self.dearest, math.inf) <= target
+        return self.size(self.dearest) <= target
 
     def size(self, setting: _Setting) -> int:
         """Bytes at this setting; encodes unless that was done before."""

@@ -145,6 +145,14 @@ def test_target_out_of_reach_is_an_error_that_names_the_range(codec, bpp):
         assert high == pytest.approx(highest, rel=0.15)
 
 
+@pytest.mark.parametrize("probe_ratio", [None, 0.9])
+def test_a_picture_whose_size_hardly_depends_on_qp_is_no_reason_to_miss_the_error(probe_ratio):
+    codec = CurveCodec(slope=0.0005, fine_slope=0.0, probe_ratio=probe_ratio)
+
+    with pytest.raises(RateControlError, match="out of reach"):
+        encode_to_bytes(codec, flat(), 3000)
+
+
 def test_a_target_just_inside_the_reachable_range_is_met():
     codec = CurveCodec()
     for target in (CurveCodec(lambda_scale=1.6).rate(51, 100), CurveCodec(lambda_scale=0.6).rate(0, 100)):
@@ -160,6 +168,23 @@ def test_fine_option_stays_near_the_value_the_user_set():
 
     assert 0.85 * 0.69 <= result.codec.lambda_scale <= 0.85
     assert len(result.bitstream) >= 0.995 * 30_000
+
+
+class FixedLambdaCodec(CurveCodec):
+    """Has the option, but no use for it with its other options."""
+
+    def __post_init__(self):
+        if self.lambda_scale != 1:
+            raise ValueError("this backend has no lambda_scale")
+
+
+def test_a_knob_that_the_options_forbid_is_left_alone():
+    codec = FixedLambdaCodec(floor_bytes=500)
+
+    result = encode_to_bytes(codec, PICTURE, 30_000)
+
+    assert result.codec == codec
+    assert len(result.bitstream) == max(size for size in sizes_by_rate(codec) if size <= 30_000)
 
 
 def test_metadata_counts_and_is_stored():

@@ -19,6 +19,7 @@ from enhancer.cli.codec_common import (
     report,
     write_output,
 )
+from enhancer.errors import EnhancerError
 from enhancer.formats.picture import Picture
 
 
@@ -53,7 +54,10 @@ def run(args: argparse.Namespace) -> None:
     if args.strip:
         picture = stripped(picture)
     started = time.perf_counter()
-    encoding = _encode(args, codec, picture)
+    try:
+        encoding = _encode(args, codec, picture)
+    except ValueError as error:  # a kind of picture, or a qp, that the codec does not take
+        raise EnhancerError(f"{args.input}: {codec.name}: {error}") from error
     elapsed_s = time.perf_counter() - started
     write_output(args.output, encoding.bitstream, overwrite=args.overwrite)
     _report(args, encoding, picture, elapsed_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -170,6 +171,7 @@ def test_fine_option_stays_near_the_value_the_user_set():
     assert len(result.bitstream) >= 0.995 * 30_000
 
 
+@dataclass(frozen=True)
 class FixedLambdaCodec(CurveCodec):
     """Has the option, but no use for it with its other options."""
 

@@ -1,4 +1,7 @@
-"""Sample arithmetic that several file formats need, rounding to nearest."""
+"""Sample arithmetic that several file formats need, rounding to nearest.
+
+65535 * 65535 plus half a divisor fits into 32 bits without sign.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,14 @@ def full_range(samples: Image, maximum: int) -> Image:
     dtype, peak = (np.uint8, 255) if maximum < 256 else (np.uint16, 65535)
     if maximum == peak:
         return samples.astype(dtype, copy=False)
-    return ((samples.astype(np.uint64) * peak + maximum // 2) // maximum).astype(dtype)
+    return ((samples.astype(np.uint32) * peak + maximum // 2) // maximum).astype(dtype)
 
 
 def straight_alpha(image: Image) -> Image:
     """Undoes the premultiplication of an RGBA picture; fully transparent pixels become black."""
     peak = int(np.iinfo(image.dtype).max)
-    rgb, alpha = image[..., :3].astype(np.uint64), image[..., 3:]
-    opacity = np.maximum(alpha, 1).astype(np.uint64)
+    rgb, alpha = image[..., :3].astype(np.uint32), image[..., 3:]
+    opacity = np.maximum(alpha, 1).astype(np.uint32)
     straight = np.minimum((rgb * peak + opacity // 2) // opacity, peak)
     return np.concatenate([np.where(alpha == 0, 0, straight).astype(image.dtype), alpha], axis=2)
 

@@ -259,7 +259,7 @@ def _cmyk_to_rgb(image: Image) -> Image:
 
     if image.dtype == np.uint8:
         return np.asarray(PillowImage.fromarray(np.ascontiguousarray(image), "CMYK").convert("RGB"))
-    left = 65535 - image.astype(np.uint64)
+    left = 65535 - image.astype(np.uint32)
     return ((left[..., :3] * left[..., 3:] + 32767) // 65535).astype(np.uint16)
 
 

@@ -256,7 +256,7 @@ def test_deep_netpbm_files_are_big_endian_and_scaled_to_16_bits():
 @settings(max_examples=50)
 @given(st.data(), st.integers(1, 65535))
 def test_samples_of_any_maximum_are_scaled_to_nearest(data, maximum):
-    samples = data.draw(st.lists(st.integers(0, maximum), min_size=1, max_size=9)) + [maximum]
+    samples = [*data.draw(st.lists(st.integers(0, maximum), min_size=1, max_size=9)), maximum]
     content = f"P2 {len(samples)} 1 {maximum} {' '.join(map(str, samples))}".encode()
     peak = 255 if maximum < 256 else 65535
     assert read_picture(content).image.tolist() == [[int(s * peak / maximum + 0.5) for s in samples]]

@@ -28,7 +28,6 @@ _FINE_SLOPE = 0.45
 _PREFERRED_FACTOR = 0.7
 _FINE_REACH = -_FINE_SLOPE * math.log(_PREFERRED_FACTOR)
 _FINEST_STEP = 0.01  # of log lambda: within this sizes jump up and down by as much
-_FAR = 0.02  # unused part of the target that is worth trying the next qp
 _PROBES_PER_STAGE = 7
 _CAUTION = 0.015  # of log size: how much lower an encode aims that had better fit
 
@@ -270,9 +269,8 @@ def _search(meter: _Meter, target: float, max_encodes: int, tolerance: float) ->
     if sizes[index] <= target / math.exp(_FINE_REACH) and above / target < target / sizes[index]:
         index += 1  # far below, and a little above: come down from there
     _search_fine(meter, index, target, max_encodes, tolerance)
-    close = target * (1 - max(tolerance, _FAR)) <= meter.sizes[meter.closest(target)] <= target
-    if not close and index + 1 < len(meter.qps):
-        # The knob did not reach far enough up from this qp.
+    highest = _Setting(index, meter.dearest.fine)
+    if index + 1 < len(meter.qps) and meter.sizes.get(highest, math.inf) < target * (1 - tolerance):
         _search_fine(meter, index + 1, target, max_encodes, tolerance)
 
 

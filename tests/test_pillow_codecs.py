@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from picture_files import psnr
 from PIL import Image as PillowImage
 
 from codec_wrappers import REGISTRY, Decoded, Metadata, get_codec, identify
 from codec_wrappers.errors import BitstreamError, CodecError
 from codec_wrappers.heif_codecs import AvifCodec, HeicCodec
 from codec_wrappers.jpeg2000 import Jpeg2000Codec
-from codec_wrappers.jpeg_tables import nearest_quality, parse_jpeg, scaled_tables, with_dpi
 from codec_wrappers.orientation import exif_orientation, with_orientation
 from codec_wrappers.pillow_codecs import JpegCodec, WebpCodec
 
@@ -21,11 +21,6 @@ HIGH = {"jpeg": 95, "webp": 95, "avif": 95, "heic": 95, "jpeg2000": 450}
 MIDDLE = {"jpeg": 50, "webp": 50, "avif": 50, "heic": 50, "jpeg2000": 330}
 
 each_codec = pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
-
-
-def psnr(decoded, image):
-    error = np.mean((decoded.astype(np.float64) - image) ** 2)
-    return np.inf if error == 0 else 10 * np.log10(np.iinfo(image.dtype).max ** 2 / error)
 
 
 @pytest.fixture(scope="module")
@@ -191,127 +186,6 @@ def test_deep_avif_files_are_scaled_to_the_full_range(picture, bits):
     assert psnr(decoded.image, np.round(samples / peak * 65535).astype(np.uint16)) > 38
 
 
-# --- JPEG tables -----------------------------------------------------------------------------------------------------
-
-
-def test_the_quality_of_every_jpeg_file_of_libjpeg_is_derived_exactly(picture):
-    for quality in range(1, 101):
-        bitstream = JpegCodec(chroma="444").encode(picture[:16, :16], quality)
-        assert parse_jpeg(bitstream).tables[:2] == scaled_tables(quality)
-        gray = JpegCodec().encode(picture[:8, :8, 0], quality)
-        assert JpegCodec().decode(bitstream).info.qp == JpegCodec().decode(gray).info.qp == quality
-
-
-def test_pillow_s_own_subsampling_and_quality_are_recognised(picture):
-    for name, chroma in (("4:2:0", "420"), ("4:2:2", "422"), ("4:4:4", "444")):
-        buffer = io.BytesIO()
-        PillowImage.fromarray(picture).save(buffer, "JPEG", quality=83, subsampling=name, progressive=True)
-        info = JpegCodec().decode(buffer.getvalue()).info
-        assert (info.qp, info.chroma) == (83, chroma)
-
-
-def test_foreign_tables_get_the_nearest_quality_and_strange_ones_none():
-    between = np.round((np.array(scaled_tables(40)) + np.array(scaled_tables(44))) / 2).astype(int).tolist()
-    assert nearest_quality(*map(tuple, between)) in (41, 42, 43)
-    luma, chroma = scaled_tables(90)
-    assert nearest_quality(luma, tuple(2 * entry for entry in chroma)) in range(80, 90)
-    assert nearest_quality((1, 255) * 32) is None
-    assert nearest_quality(()) is None
-    assert nearest_quality((0,) * 64) is None
-
-
-@pytest.mark.parametrize("mode", ["CMYK", "L", "YCbCr"])
-def test_jpeg_colour_spaces_are_converted_as_pillow_does(picture, mode):
-    buffer = io.BytesIO()
-    PillowImage.fromarray(picture).convert(mode).save(buffer, "JPEG", quality=90)
-    decoded = JpegCodec().decode(buffer.getvalue())
-    with PillowImage.open(buffer) as file:
-        assert np.array_equal(decoded.image, np.asarray(file if mode == "L" else file.convert("RGB")))
-    assert decoded.info.qp == 90
-
-
-def test_noise_at_the_highest_quality_can_be_coded(rng):
-    noise = rng.integers(0, 256, (120, 160, 3)).astype(np.uint8)
-    decoded = JpegCodec(chroma="444").decode(JpegCodec(chroma="444").encode(noise, 100)).image
-    assert psnr(decoded, noise) > 45
-
-
-def test_too_large_metadata_are_an_error_not_dropped(picture):
-    with pytest.raises(CodecError, match="EXIF block of 70000 bytes is too large for a JPEG file"):
-        JpegCodec().encode(picture, 50, metadata=Metadata(exif=bytes(70000)))
-
-
-def test_the_resolution_of_a_jpeg_file_is_read_and_written(picture):
-    bitstream = JpegCodec().encode(picture, 50)
-    assert parse_jpeg(bitstream).dpi is None
-    changed = with_dpi(bitstream, (300.0, 72.4))
-    assert parse_jpeg(changed).dpi == (300.0, 72.0)
-    assert np.array_equal(JpegCodec().decode(changed).image, JpegCodec().decode(bitstream).image)
-
-
-# --- WebP and JPEG 2000 ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("effort", [0, 4, 6])
-@pytest.mark.parametrize("quality", [0, 20, 50, 75, 95, 100])
-def test_the_quality_of_a_webp_file_is_estimated_within_two_steps(photograph, quality, effort):
-    codec = WebpCodec(effort=effort)
-    info = codec.decode(codec.encode(photograph, quality)).info
-    assert info.qp == pytest.approx(quality, abs=2)
-    assert info.chroma == "420"
-
-
-@pytest.mark.parametrize("quality", [0, 5, 10, 30, 50, 75, 90, 100])
-@pytest.mark.parametrize("chroma", ["420", "444"])
-def test_the_quality_of_avif_and_heic_files_is_read_from_their_headers(photograph, quality, chroma):
-    odd = np.ascontiguousarray(photograph[:99, :77])
-    for codec in (AvifCodec(chroma=chroma, speed=8), HeicCodec(chroma=chroma, preset="fast")):
-        for image in (photograph, odd, odd[..., 1]):
-            found = codec.decode(codec.encode(image, quality)).info.qp
-            saturated = codec.name == "heic" and quality > 94  # slice QP 0
-            assert found == pytest.approx(94 if saturated else quality, abs=1)
-
-
-def test_a_lossless_webp_file_has_no_quality_and_full_chroma(picture):
-    buffer = io.BytesIO()
-    PillowImage.fromarray(picture).save(buffer, "WEBP", lossless=True)
-    decoded = WebpCodec().decode(buffer.getvalue())
-    assert (decoded.info.qp, decoded.info.chroma) == (None, "444")
-    assert np.array_equal(decoded.image, picture)
-
-
-@pytest.mark.parametrize("qp", [250, 305, 380, 420])
-def test_jpeg_2000_reaches_the_psnr_that_is_asked_for(photograph, qp):
-    decoded = Jpeg2000Codec().decode(Jpeg2000Codec().encode(photograph, qp)).image
-    assert psnr(decoded, photograph) == pytest.approx(qp / 10, abs=0.8)
-
-
-def test_a_bare_codestream_has_the_same_pixels(picture):
-    bare = Jpeg2000Codec(container=False).encode(picture, 350)
-    assert bare.startswith(b"\xff\x4f\xff\x51")
-    assert identify(bare) == "jpeg2000"
-    boxed = Jpeg2000Codec().encode(picture, 350)
-    assert bare in boxed
-    assert np.array_equal(Jpeg2000Codec().decode(bare).image, Jpeg2000Codec().decode(boxed).image)
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "CMYK", "I;16"])
-def test_jpeg_2000_files_of_other_kinds_are_converted_as_pillow_does(picture, mode):
-    buffer = io.BytesIO()
-    if mode == "I;16":
-        source = PillowImage.fromarray(picture[..., 0].astype(np.uint16) * 257)
-    else:
-        source = PillowImage.fromarray(picture).convert(mode)
-    source.save(buffer, "JPEG2000")
-    decoded = Jpeg2000Codec().decode(buffer.getvalue()).image
-    target = {"RGBA": "RGBA", "LA": "RGBA", "CMYK": "RGB"}.get(mode)
-    with PillowImage.open(buffer) as file:
-        assert np.array_equal(decoded, np.asarray(file.convert(target) if target else file))
-
-
-# --- recognition -----------------------------------------------------------------------------------------------------
-
-
 def test_each_bitstream_is_recognised_by_one_codec_only(streams):
     for name, stream in streams.items():
         assert identify(stream) == name
@@ -342,9 +216,6 @@ def test_avif_and_heic_are_told_apart_by_their_brands(major, compatible, expecte
 )
 def test_other_bitstreams_are_not_claimed(head):
     assert not any(codec.matches(head) for codec in CODECS)
-
-
-# --- bad input -------------------------------------------------------------------------------------------------------
 
 
 def decode_or_error(codec, data) -> Decoded | CodecError:

@@ -9,7 +9,7 @@ QP_SCALES: dict[str, tuple[float, float]] = {
     "bpg": (0, 51),
     "vvc": (0, 63),
     "jpeg": (100, 0),
-    "jpeg2000": (100, 0),
+    "jpeg2000": (600, 150),  # PSNR in tenths of a dB
     "webp": (100, 0),
     "avif": (100, 0),
     "heic": (100, 0),

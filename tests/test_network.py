@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from codec_wrappers import get_codec
 from enhancer.condition import CODECS, condition_size, condition_vector
 from enhancer.network import NetworkConfig, RestorationNetwork, kmac_per_pixel, parameter_count
 
@@ -99,3 +100,14 @@ def test_condition_vector_by_hand():
 def test_impossible_sizes_are_refused_by_name(key, value):
     with pytest.raises(ValueError, match=key):
         NetworkConfig(**{key: value})
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_severity_runs_within_the_codec_s_own_range_in_its_direction(name):
+    qps = get_codec(name).qp_range
+    best, worst = (qps.high, qps.low) if qps.rate_rises else (qps.low, qps.high)
+
+    severities = [float(condition_vector(CODECS, name, qp)[-2]) for qp in (best, worst)]
+
+    assert severities[0] == pytest.approx(0, abs=0.01)
+    assert severities[1] == pytest.approx(1, abs=0.02)

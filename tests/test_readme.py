@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import imageio_ffmpeg
 import pytest
 from PIL import Image as PilImage
 
@@ -28,14 +29,15 @@ PYTHON = [code for _, language, code in BLOCK.findall(README) if language == "py
 
 
 @pytest.fixture
-def workplace(picture, photograph, tmp_path, monkeypatch):
+def workplace(photograph, tmp_path, monkeypatch):
     """A folder with the files that the README speaks of; our commands are on PATH, from this checkout."""
     folder = tmp_path / "work"
     (folder / "photos").mkdir(parents=True)
     PilImage.fromarray(photograph[60:252, 60:316]).save(folder / "photo.png")
     PilImage.fromarray(photograph[60:252, 60:316]).save(folder / "photo.jpg", quality=30)
-    PilImage.fromarray(picture).save(folder / "photos" / "a.png")
-    PilImage.fromarray(picture[::-1]).save(folder / "photos" / "b.png")
+    PilImage.fromarray(photograph[60:224, 60:228]).save(folder / "photos" / "a.png")
+    PilImage.fromarray(photograph[100:264, 200:368]).save(folder / "photos" / "b.png")
+    make_clip(folder / "clip.mkv")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("ENHANCER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -52,12 +54,20 @@ def shims(folder: Path) -> Path:
         start = f"import sys; sys.argv[0] = '{name}'; from {module} import {function}; sys.exit({function}())"
         script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{start}" "$@"\n')
         script.chmod(0o755)
+    (folder / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
     return folder
+
+
+def make_clip(path: Path) -> None:
+    source = ("-f", "lavfi", "-i", "testsrc=size=64x48:rate=5:duration=0.4")
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *source, "-pix_fmt", "yuv420p", path], check=True)
 
 
 @pytest.mark.parametrize("block", SHELL_TO_RUN)
 def test_commands_run_as_written(block, workplace):
-    run = subprocess.run(["bash", "-euo", "pipefail", "-c", block], capture_output=True, text=True)
+    run = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
 
     assert run.returncode == 0, run.stderr
     for name in re.findall(r"(?:-o|>) (\S+)", block):

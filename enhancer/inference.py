@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from enhancer.backends import Backend, BackendName, Precision, create_backend
-from enhancer.checkpoint import Checkpoint, load_checkpoint
+from enhancer.checkpoint import Checkpoint, checkpoint_names, load_checkpoint
 from enhancer.condition import condition_vector
 from enhancer.ensemble import Ensemble, run_ensemble
 from enhancer.errors import EnhancerError
@@ -189,6 +189,12 @@ class Enhancer:
         return from_unit(y, window.dtype).to(window.device)
 
 
+def default_checkpoint() -> str:
+    """``balanced`` if it is shipped, otherwise the best one that is."""
+    names = checkpoint_names()
+    return "balanced" if "balanced" in names or not names else names[-1]
+
+
 @lru_cache(maxsize=2)
 def _shared_enhancer(model: str | Path) -> Enhancer:
     return Enhancer.from_checkpoint(model)
@@ -199,7 +205,7 @@ def enhance(
     *,
     codec: str | None = None,
     qp: float | None = None,
-    model: str | Path = "balanced",
+    model: str | Path | None = None,
 ) -> AnyImage:
     """Restores a picture with default settings; the network is loaded at the first call and kept.
 
@@ -207,9 +213,9 @@ def enhance(
         image: See :meth:`Enhancer.enhance`, also for ``codec``, ``qp`` and what is returned and raised.
         codec: Name of the codec.
         qp: Its quality index.
-        model: Name of a shipped checkpoint or a file.
+        model: Name of a shipped checkpoint or a file; None is :func:`default_checkpoint`.
     """
-    return _shared_enhancer(model).enhance(image, codec=codec, qp=qp)
+    return _shared_enhancer(model or default_checkpoint()).enhance(image, codec=codec, qp=qp)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

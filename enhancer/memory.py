@@ -48,11 +48,12 @@ def choose_tile(height: int, width: int, *, halo: int, multiple: int, max_pixels
     def window_pixels(tile: tuple[int, int]) -> int:
         return min(tile[0] + 2 * halo, height) * min(tile[1] + 2 * halo, width)
 
-    def read_pixels(tile: tuple[int, int]) -> int:
-        return _read(height, tile[0], halo) * _read(width, tile[1], halo)
+    def cost(tile: tuple[int, int]) -> tuple[int, int]:
+        """Pixels that are read; of equal ones the larger tile wins."""
+        return _read(height, tile[0], halo) * _read(width, tile[1], halo), -tile[0] * tile[1]
 
     allowed = [tile for tile in cuts if window_pixels(tile) <= max_pixels]
-    return min(allowed, key=read_pixels) if allowed else min(cuts, key=window_pixels)
+    return min(allowed, key=cost) if allowed else min(cuts, key=window_pixels)
 
 
 def _sides(length: int, halo: int, multiple: int) -> list[int]:

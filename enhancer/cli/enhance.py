@@ -78,7 +78,7 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network")
-    group.add_argument("-m", "--model", default="balanced", help="fast, balanced, max or a file (default: %(default)s)")
+    group.add_argument("-m", "--model", help="fast, balanced, max or a file (default: balanced)")
     group.add_argument(
         "--ensemble", choices=("none", "rotate", "dihedral"), default="none", help="mean of 1, 4 or 8 runs"
     )
@@ -167,10 +167,11 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _load_enhancer(args: argparse.Namespace) -> Enhancer:
-    from enhancer.inference import Enhancer
+    from enhancer.inference import Enhancer, default_checkpoint
 
+    model = args.model or default_checkpoint()
     enhancer = Enhancer.from_checkpoint(
-        args.model,
+        model,
         device=args.device,
         backend=args.backend,
         tile=args.tile,
@@ -181,7 +182,7 @@ def _load_enhancer(args: argparse.Namespace) -> Enhancer:
     )
     if args.verbose:
         backend = enhancer.backend
-        print(f"{PROG}: model {args.model}, backend {backend.name} on {backend.device}", file=sys.stderr)
+        print(f"{PROG}: model {model}, backend {backend.name} on {backend.device}", file=sys.stderr)
     return enhancer
 
 

@@ -1,5 +1,7 @@
 # make demo    the main job on a photograph: compress with BPG and VVC, decode, enhance, compare; writes demo/
 # make test    style, types and tests
+# make results         RESULTS.md, from the picture sets in DATA (hours; goes on where it stopped)
+# make results-quick   the same on four pictures, to build/RESULTS-quick.md (minutes)
 # make wheel   dist/*.whl with the weights inside
 # make clean   removes all that the other targets made, .venv included
 #
@@ -28,7 +30,7 @@ torch_index := $(if $(findstring +cpu,$(TORCH)),--index-url https://download.pyt
 
 export IMAGE BPP MODEL
 
-.PHONY: help demo test lint wheel clean
+.PHONY: help demo test lint results results-quick wheel clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -43,6 +45,12 @@ lint: $(stamp)
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
+
+results: $(stamp)
+	$(bin)/python -m benchmarks.results $(if $(DATA),--data "$(DATA)")
+
+results-quick: $(stamp)
+	$(bin)/python -m benchmarks.results --quick $(if $(DATA),--data "$(DATA)")
 
 wheel: $(stamp)
 	$(bin)/python -m hatchling build -t wheel

@@ -334,6 +334,7 @@ def test_codec_specs():
         (22, 27),
     )
     assert parse_codec("jpeg:chroma=444").label == "jpeg:chroma=444"
+    assert parse_codec("JPEG 4:4:4=jpeg:chroma=444").label == "JPEG 4:4:4"
     command = parse_codec(f"x={external(COPY, COPY)}@1,2")
     assert (command.label, command.own_qps) == ("x", (1, 2))
     assert isinstance(command.codec, ExternalCodec)

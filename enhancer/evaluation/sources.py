@@ -10,14 +10,14 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from codec_wrappers import Codec, CodingInfo, Image, get_codec
+from codec_wrappers import Codec, CodingInfo, Image, codec_names, get_codec
 from codec_wrappers.encode_cache import EncodeCache, encode_key, encoder_versions
 from enhancer.errors import ImageError
 from enhancer.evaluation.external_codec import ExternalCodec
 from enhancer.evaluation.pictures import Original, find_pictures, load_image
 
 _QPS = re.compile(r"(?P<body>.*)@(?P<qps>-?\d+(?:,-?\d+)*)", re.DOTALL)
-_LABEL = re.compile(r"(?P<label>[^:=@\[\]]+)=(?P<body>.*)", re.DOTALL)
+_LABEL = re.compile(r"(?P<label>[^=@\[\]]+)=(?P<body>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,9 @@ def parse_codec(spec: str) -> CodecSource:
     own_qps: tuple[int, ...] = ()
     if match := _QPS.fullmatch(body):
         body, own_qps = match["body"].strip(), tuple(int(q) for q in match["qps"].split(","))
-    if match := _LABEL.fullmatch(body):
+    match = _LABEL.fullmatch(body)
+    # "bpg:chroma=444" has no label, "BPG 4:4:4=bpg:chroma=444" has one.
+    if match and (":" not in match["label"] or match["label"].partition(":")[0] not in (*codec_names(), "cmd")):
         label, body = match["label"].strip(), match["body"].strip()
     if re.match(r"cmd[:\[]", body):
         # Its qp_range belongs to the instance, not to the class as the protocol has it; all else fits.

@@ -1,0 +1,72 @@
+"""What the shipped networks promise, beyond what holds for any network."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from codec_wrappers import get_codec
+from enhancer.backends import create_backend
+from enhancer.checkpoint import checkpoint_names, load_checkpoint
+from enhancer.image_io import read_picture
+from enhancer.inference import Enhancer
+
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "max" else ()) for name in checkpoint_names()]
+VARIANTS = [("torch", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"), ("onnx", "float32")]
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENHANCER_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def decoded(photograph):
+    codec = get_codec("bpg")
+    return codec.decode(codec.encode(photograph[60:256, 80:289], 37))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_and_tiled_by_every_backend_are_one_picture(name, decoded):
+    checkpoint = load_checkpoint(name)
+    known = {"codec": decoded.info.codec, "qp": decoded.info.qp}
+    reference = Enhancer(checkpoint, create_backend("torch", checkpoint, device="cpu"), tile=1024)
+    expected = reference.enhance(decoded.image, **known).astype(int)
+    assert np.abs(expected - decoded.image).max() > 4  # the network does something
+
+    for backend, precision in VARIANTS:
+        if importlib.util.find_spec({"onnx": "onnxruntime"}.get(backend, backend)) is None:
+            continue
+        runner = create_backend(backend, checkpoint, device="cpu", precision=precision)
+        for tile in (1024, 64):
+            result = Enhancer(checkpoint, runner, tile=tile).enhance(decoded.image, **known)
+            assert np.abs(result - expected).max() <= 1, (backend, precision, tile)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_enhancement_brings_a_decoded_photograph_closer_to_the_original(name, photograph, decoded):
+    original = photograph[60:256, 80:289].astype(float)
+    result = Enhancer.from_checkpoint(name).enhance(decoded.image, codec="bpg", qp=decoded.info.qp)
+
+    def squared_error(image):
+        return ((image - original) ** 2).mean()
+
+    assert squared_error(result) < squared_error(decoded.image)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", NAMES)
+def test_mean_colour_does_not_shift(name, eval_data):
+    """Over crops of the Kodak pictures, less than 0.1 of 255 per channel."""
+    codec, enhancer = get_codec("bpg"), Enhancer.from_checkpoint(name)
+    shifts = []
+    for path in sorted((eval_data / "kodak").glob("*.*"))[:24]:
+        original = np.ascontiguousarray(read_picture(path).image[100:292, 200:392])
+        decoded = codec.decode(codec.encode(original, 37))
+        result = enhancer.enhance(decoded.image, codec="bpg", qp=37)
+        shifts.append((result.astype(float) - decoded.image).mean(axis=(0, 1)))
+
+    assert len(shifts) == 24
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.1, np.mean(shifts, axis=0)

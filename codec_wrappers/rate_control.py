@@ -27,7 +27,8 @@ _FINE_SLOPE = 0.45
 # above this; so the qp search stops at a qp that can be raised to the target by such a factor.
 _PREFERRED_FACTOR = 0.7
 _FINE_REACH = -_FINE_SLOPE * math.log(_PREFERRED_FACTOR)
-_FINEST_STEP = 0.01  # of log lambda: within this sizes jump up and down by as much
+_FINEST_STEP = 0.02  # of log lambda: within this sizes jump up and down by as much
+_UNLUCKY = 0.01  # part of the target left unused at one qp for which another qp is tried, too
 _PROBES_PER_STAGE = 7
 _CAUTION = 0.015  # of log size: how much lower an encode aims that had better fit
 
@@ -269,8 +270,9 @@ def _search(meter: _Meter, target: float, max_encodes: int, tolerance: float) ->
     if sizes[index] <= target / math.exp(_FINE_REACH) and above / target < target / sizes[index]:
         index += 1  # far below, and a little above: come down from there
     _search_fine(meter, index, target, max_encodes, tolerance)
-    highest = _Setting(index, meter.dearest.fine)
-    if index + 1 < len(meter.qps) and meter.sizes.get(highest, math.inf) < target * (1 - tolerance):
+    unused = 1 - meter.sizes[meter.closest(target)] / target
+    at_end = _Setting(index, meter.dearest.fine) in meter.sizes and unused > tolerance
+    if index + 1 < len(meter.qps) and (at_end or unused > max(tolerance, _UNLUCKY)):
         _search_fine(meter, index + 1, target, max_encodes, tolerance)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_codec import CurveCodec, KnoblessCodec, RisingCodec, TinyJpegCodec, flat, textured
 
-from codec_wrappers import Metadata
+from codec_wrappers import Metadata, get_codec
 from codec_wrappers.encode_cache import EncodeCache
 from codec_wrappers.errors import RateControlError, ToolError
 from codec_wrappers.rate_control import encode_to_bpp, encode_to_bytes, refine_to_bytes
@@ -277,6 +277,20 @@ def test_real_jpeg_gets_the_same_quality_as_trying_all(rng):
         assert len(result.bitstream) <= target
         assert len(result.bitstream) >= 0.98 * len(best)
         assert result.encodes <= 9
+
+
+@pytest.mark.parametrize(("name", "most_encodes", "most_unused"), [("bpg", 9, 0.03), ("vvc", 3, 0.06)])
+def test_real_encoder_lands_below_the_target_with_few_encodes(photograph, name, most_encodes, most_unused):
+    codec = get_codec(name)
+    if not codec.availability()[0].available:
+        pytest.skip(f"{name} does not work here")
+    image = photograph[60:188, 80:208]  # so small that sizes jump by one or two percent
+
+    result = encode_to_bpp(codec, image, 0.4)
+
+    assert 0.4 * (1 - most_unused) <= result.bpp <= 0.4
+    assert result.encodes <= most_encodes
+    assert result.codec.encode(image, result.qp) == result.bitstream
 
 
 def test_search_goes_on_from_what_is_measured():

@@ -48,9 +48,9 @@ function traces(metric) {
       };
     });
   if (!byId("published").checked) return measured;
-  const published = DATA.overlays.filter((o) => o.values[metric]).map((o) => ({
+  const published = DATA.overlays.filter((o) => o.values[metric]).map((o, index) => ({
     name: `${o.label} (published)`, x: o.bpp, y: o.values[metric], mode: "lines+markers", opacity: 0.7,
-    line: { dash: "dot", width: 1.5 }, marker: { symbol: "circle-open", size: 6 },
+    line: { dash: "dot", width: 1.5, color: COLORS[(DATA.runs.length + index) % COLORS.length] }, marker: { symbol: "circle-open", size: 6 },
     hovertemplate: `${o.set}<br>%{x:.4f} bpp<br>%{y:.4f}`,
   }));
   return measured.concat(published);
@@ -65,6 +65,7 @@ function drawChart() {
   const layout = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink },
     margin: { l: 60, r: 10, t: 10, b: 50 }, hovermode: "closest",
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: ink, activecolor: ink },
     xaxis: { ...axis, title: { text: "bits per pixel" }, type: byId("log").checked ? "log" : "linear" },
     yaxis: { ...axis, title: { text: DATA.metrics[metric] } },
     legend: narrow ? { orientation: "h", y: -0.25 } : { x: 0.99, xanchor: "right", y: 0.02, yanchor: "bottom", bgcolor: "rgba(127,127,127,0.08)" },

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import shlex
 import sys
 
@@ -10,6 +11,9 @@ from PIL import Image as PillowImage
 
 from codec_wrappers.errors import CodecError, ToolError
 from enhancer.evaluation.external_codec import ExternalCodec
+from enhancer.evaluation.pictures import load_originals
+from enhancer.evaluation.rd import RdSettings, run_rd
+from enhancer.evaluation.sources import parse_codec
 
 COPY = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2])"
 JPEG_ENCODER = (
@@ -81,3 +85,13 @@ def test_no_shell_sees_an_external_command(picture, tmp_path):
     with pytest.raises(CodecError, match="wrote no output"):
         codec.encode(picture, 1)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_evaluation_names_picture_and_codec_of_a_failure(picture, tmp_path):
+    PillowImage.fromarray(picture).save(tmp_path / "a.png")
+    source = parse_codec(f"mine={external('raise SystemExit(3)', COPY)}@7")
+
+    with pytest.raises(CodecError, match=r"^mine at qp 7 of a\.png: python.* exited with status 3") as caught:
+        run_rd(load_originals(tmp_path), [source], RdSettings(), tmp_path / "out")
+
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

@@ -17,6 +17,7 @@ from typing import Any
 
 from codec_wrappers import Image
 from codec_wrappers.encode_cache import EncodeCache
+from codec_wrappers.errors import CodecError
 from codec_wrappers.workers import WorkerPool
 from enhancer.errors import EnhancerError
 from enhancer.evaluation.enhancement import Enhancement
@@ -34,7 +35,7 @@ from enhancer.evaluation.results import (
     run_to_json,
     to_csv,
 )
-from enhancer.evaluation.sources import Coded, FolderSource, Source
+from enhancer.evaluation.sources import Coded, FolderSource, Source, named
 from enhancer.files import write_atomically
 
 Progress = Callable[[int, int], None]
@@ -193,7 +194,10 @@ def _measure_task(task: _Task) -> None:
     if not missing:
         return
     image = load_image(task.original.path)
-    coded = missing[0].source.produce(task.original, image, task.qp, task.settings.cache)
+    try:
+        coded = missing[0].source.produce(task.original, image, task.qp, task.settings.cache)
+    except (CodecError, ValueError) as error:
+        raise named(error, f"{missing[0].source.label} at qp {task.qp} of {task.original.name}") from error
     _keep(task, task.original.sha256, image)
     for variant in missing:
         output, enhance_s = variant.enhancement.apply(coded) if variant.enhancement else (coded.image, None)

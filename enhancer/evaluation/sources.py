@@ -12,6 +12,7 @@ import numpy as np
 
 from codec_wrappers import Codec, CodingInfo, Image, codec_names, get_codec
 from codec_wrappers.encode_cache import EncodeCache, encode_key, encoder_versions
+from codec_wrappers.errors import CodecError
 from enhancer.errors import ImageError
 from enhancer.evaluation.external_codec import ExternalCodec
 from enhancer.evaluation.pictures import Original, find_pictures, load_image
@@ -248,6 +249,12 @@ def conform(decoded: Image, original: Image, what: str) -> Image:
     if original.dtype == np.uint8:
         return np.round(decoded / 257.0).astype(np.uint8)
     return decoded.astype(np.uint16) * np.uint16(257)
+
+
+def named(error: CodecError | ValueError, what: str) -> Exception:
+    """``error`` with ``what`` before its message, as a type that survives the way between processes."""
+    kind = CodecError if isinstance(error, CodecError) else ValueError
+    return kind(f"{what}: {error}")
 
 
 def sha256(data: bytes) -> str:

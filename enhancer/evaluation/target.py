@@ -13,12 +13,13 @@ from codec_wrappers.allocation import Allocation, allocate
 from codec_wrappers.base import NO_METADATA, FineKnob
 from codec_wrappers.coding_jobs import Progress
 from codec_wrappers.encode_cache import EncodeCache
+from codec_wrappers.errors import CodecError
 from codec_wrappers.workers import WorkerPool
 from enhancer.evaluation.enhancement import Enhancement
 from enhancer.evaluation.external_codec import ANY_QP
 from enhancer.evaluation.measure import Values, mean_values, measure
 from enhancer.evaluation.pictures import Original, load_image
-from enhancer.evaluation.sources import CodecSource, Coded, conform, sha256
+from enhancer.evaluation.sources import CodecSource, Coded, conform, named, sha256
 
 Allocate: TypeAlias = Literal["mix", "psnr", "enhanced"]
 
@@ -204,7 +205,10 @@ def _rows(
 
 def _measure(job: _Job) -> list[TargetPicture]:
     image = load_image(job.original.path)
-    decoded = job.codec.decode(job.bitstream)
+    try:
+        decoded = job.codec.decode(job.bitstream)
+    except CodecError as error:
+        raise named(error, f"{job.label} at qp {job.qp} of {job.original.name}") from error
     info = decoded.info
     output = conform(decoded.image, image, f"{job.label} at qp {job.qp} of {job.original.name}")
     coded = Coded(output, len(job.bitstream), None, info.codec, info, {})

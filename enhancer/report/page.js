@@ -72,7 +72,9 @@ function drawChart() {
   };
   Plotly.react("chart", traces(metric), layout, { displaylogo: false, responsive: true, displayModeBar: !narrow });
   const without = [...new Set(DATA.runs.flatMap((run) => run.left_out[metric] || []))];
-  byId("chart-note").textContent = without.length ? `Not in this mean, too small for the metric: ${without.join(", ")}` : "";
+  const unrated = DATA.runs.filter((run) => Object.keys(run.curves).length === 0).map((run) => run.label);
+  byId("chart-note").textContent = (without.length ? `Not in this mean, too small for the metric: ${without.join(", ")}. ` : "")
+    + (unrated.length ? `Not drawn, their rates are not known: ${unrated.join(", ")}.` : "");
 }
 
 function initChart() {

@@ -1,6 +1,12 @@
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import re
+import struct
 import subprocess
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +132,25 @@ def test_a_pipe_closed_downstream_ends_the_command_quietly(tmp_path, command):
 
     assert run.stdout == stream[:10]
     assert run.stderr == b""
+
+
+def test_a_terminal_gets_a_bar_that_never_goes_back(tmp_path, picture, command):
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name, picture)
+    control, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+
+    script = f"TQDM_MININTERVAL=0 {command} a.png b.png --tile 32"
+    run = subprocess.run(
+        ["sh", "-c", script], stdout=subprocess.PIPE, stderr=terminal, cwd=tmp_path, env=environment(), timeout=120
+    )
+
+    os.close(terminal)
+    shown = os.read(control, 1 << 16).decode()
+    os.close(control)
+    positions = [float(position) for position in re.findall(r"([0-9.]+)/2 pictures", shown)]
+    assert run.returncode == 0
+    assert positions == sorted(positions)
+    assert max(positions) > 1.5  # the last step need not be drawn
+    assert len(set(positions)) > 4
+    assert run.stdout.count(b" -> ") == 2

@@ -141,7 +141,7 @@ def _run(args: argparse.Namespace) -> int:
     to_stdout = any(job.target is None for job in jobs)
     if to_stdout and sys.stdout.isatty():
         raise EnhancerError("a picture is not written to a terminal; choose -o FILE")
-    report = _Reporter(args, to_stdout, len(jobs))
+    report = _Reporter(args, to_stdout)
     enhancer = _load_enhancer(args)
     return report.run(jobs, enhancer, _batch_options(args))
 
@@ -207,11 +207,10 @@ class _Reporter:
     Reports go to standard output, or to standard error when that carries a picture.
     """
 
-    def __init__(self, args: argparse.Namespace, to_stdout: bool, count: int) -> None:
+    def __init__(self, args: argparse.Namespace, to_stdout: bool) -> None:
         self._json, self._quiet = args.json, args.quiet
         self._stream = sys.stderr if to_stdout else sys.stdout
         self._silent = args.quiet or (to_stdout and not args.json and not args.verbose)
-        self._count = count
 
     def run(self, jobs: list[Job], enhancer: Enhancer, options: BatchOptions) -> int:
         """Runs the jobs, reports each, and returns the exit status."""
@@ -222,15 +221,16 @@ class _Reporter:
         failed = False
         hidden = self._quiet or not sys.stderr.isatty()
         bar_format = "{l_bar}{bar}| {n:.1f}/{total:.0f} pictures [{elapsed}<{remaining}]"
-        with tqdm(total=self._count, disable=hidden, bar_format=bar_format, leave=False) as bar:
-            done = 0
+        with tqdm(total=len(jobs), disable=hidden, bar_format=bar_format, leave=False) as bar:
+            computed = 0  # ahead of the outcomes, which follow when a picture is written
 
             def advance(share: float) -> None:
-                bar.update(done + share - bar.n)
+                nonlocal computed
+                bar.update(computed + share - bar.n)
+                computed += share >= 1
 
-            for outcome in run_jobs(jobs, enhancer, options, advance):
-                done += 1
-                advance(0.0)
+            for done, outcome in enumerate(run_jobs(jobs, enhancer, options, advance), start=1):
+                computed = max(computed, done)
                 failed = failed or outcome.status == "failed"
                 bar.clear()
                 self._print(outcome)

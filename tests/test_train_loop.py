@@ -130,6 +130,7 @@ def test_export_says_how_the_weights_were_made(store, tmp_path):
     export(tmp_path / "run", "last", tmp_path / "last.safetensors", "")
     metadata = load_checkpoint(tmp_path / "small.safetensors").metadata
     assert metadata["note"] == "six squares"
+    assert 0 <= int(metadata["halo"]) <= RestorationNetwork(CONFIG.network).halo
     assert build(TrainConfig, json.loads(metadata["training"]), "") == CONFIG
     last, average = (
         load_checkpoint(p).network for p in (tmp_path / "last.safetensors", tmp_path / "run/last.safetensors")

@@ -10,6 +10,7 @@ import torch
 
 from enhancer.checkpoint import load_checkpoint, save_checkpoint
 from enhancer.halo import measured_halo
+from enhancer.halo import measured_halo
 from enhancer.network import RestorationNetwork
 from train.config import TrainConfig, build
 from train.runlog import STATE
@@ -40,6 +41,7 @@ def export(run_folder: Path, which: str, output: Path, note: str) -> str:
         network = RestorationNetwork(config.network)
         network.load_state_dict(state["trainer"]["average"])
         metadata["steps"] = str(state["trainer"]["step"])
+    metadata["halo"] = str(measured_halo(network.eval()))
     metadata["halo"] = str(measured_halo(network.eval()))
     return save_checkpoint(output, network, codecs=config.codecs, metadata=metadata, half=True)
 

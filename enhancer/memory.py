@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -43,24 +44,31 @@ def choose_tile(height: int, width: int, *, halo: int, multiple: int, max_pixels
         multiple: Tile sides are multiples of this.
         max_pixels: Limit for a window.
     """
-    cuts = [(tile_h, tile_w) for tile_h in _sides(height, halo, multiple) for tile_w in _sides(width, halo, multiple)]
-
-    def window_pixels(tile: tuple[int, int]) -> int:
-        return min(tile[0] + 2 * halo, height) * min(tile[1] + 2 * halo, width)
-
-    def cost(tile: tuple[int, int]) -> tuple[int, int]:
-        """Pixels that are read; of equal ones the larger tile wins."""
-        return _read(height, tile[0], halo) * _read(width, tile[1], halo), -tile[0] * tile[1]
-
-    allowed = [tile for tile in cuts if window_pixels(tile) <= max_pixels]
-    return min(allowed, key=cost) if allowed else min(cuts, key=window_pixels)
+    rows, columns = _cuts(height, halo, multiple), _cuts(width, halo, multiple)
+    pairs = [(row, column) for row in rows for column in columns]
+    allowed = [pair for pair in pairs if pair[0].window * pair[1].window <= max_pixels]
+    if allowed:  # of equal costs the larger tile wins
+        row, column = min(allowed, key=lambda p: (p[0].read * p[1].read, -p[0].tile * p[1].tile))
+    else:
+        row, column = min(pairs, key=lambda p: p[0].window * p[1].window)
+    return row.tile, column.tile
 
 
-def _sides(length: int, halo: int, multiple: int) -> list[int]:
-    """Tile sides that cut ``length`` into 1, 2, 3… parts, down to about half the halo."""
+@dataclass(frozen=True)
+class _Cut:
+    """One way to cut an axis: side of a tile, of its window, and what all windows read together."""
+
+    tile: int
+    window: int
+    read: int
+
+
+def _cuts(length: int, halo: int, multiple: int) -> list[_Cut]:
+    """Cuts into 1, 2, 3… parts, down to about half the halo."""
     smallest = max(halo // 2, multiple, 32)
     parts = range(1, max(length // smallest, 1) + 1)
-    return sorted({-(-length // count // multiple) * multiple for count in parts})
+    tiles = sorted({-(-length // count // multiple) * multiple for count in parts})
+    return [_Cut(tile, min(tile + 2 * halo, length), _read(length, tile, halo)) for tile in tiles]
 
 
 def _read(length: int, tile: int, halo: int) -> int:

@@ -74,7 +74,7 @@ def plan_jobs(
             or an output is also an input.
     """
     suffix = None if format is None else _suffix_of_format(f".{format.lower().lstrip('.')}")
-    found = [pair for name in inputs for pair in _expand(name, recursive)]
+    found = [pair for name in inputs for pair in _expand(name, recursive, output)]
     several = len(found) > 1 or any(name != "-" and Path(name).is_dir() for name in inputs)
     if output == "-":
         if len(found) > 1:
@@ -104,7 +104,7 @@ def _suffix_of_format(suffix: str) -> str:
     return named[0]
 
 
-def _expand(name: str, recursive: bool) -> Iterator[tuple[Path | None, Path]]:
+def _expand(name: str, recursive: bool, output: str | None) -> Iterator[tuple[Path | None, Path]]:
     """Inputs that ``name`` stands for, each with its path below the folder."""
     if name == "-":
         yield None, Path("stdin")
@@ -115,7 +115,9 @@ def _expand(name: str, recursive: bool) -> Iterator[tuple[Path | None, Path]]:
     if not path.is_dir():
         yield path, Path(path.name)
         return
-    files = list(_walk(path, recursive, frozenset()))
+    # What an earlier run wrote into a folder within this one is no input of the next.
+    left_out = frozenset({os.path.realpath(output)} if output else ()) - {os.path.realpath(path)}
+    files = list(_walk(path, recursive, left_out))
     if not files:
         hint = "" if recursive else " (--recursive looks into its folders)"
         raise EnhancerError(f"{name}: no picture in this folder{hint}")
@@ -123,7 +125,7 @@ def _expand(name: str, recursive: bool) -> Iterator[tuple[Path | None, Path]]:
 
 
 def _walk(folder: Path, recursive: bool, above: frozenset[str]) -> Iterator[Path]:
-    """Picture files in a folder, sorted by name; a folder that is inside itself by a link is not entered again."""
+    """Picture files in a folder, sorted by name; folders in ``above``, and those inside themselves by a link, are left out."""
     real = os.path.realpath(folder)
     if real in above:
         return

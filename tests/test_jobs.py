@@ -74,6 +74,17 @@ def test_a_loop_of_links_ends(tmp_path):
     assert targets(tmp_path, jobs) == ["out/a.png", "out/b/c.png"]
 
 
+def test_an_output_folder_within_the_input_folder_is_no_input(tmp_path):
+    tree(tmp_path, "in/a.png", "in/out/a.png")
+    folder = str(tmp_path / "in")
+
+    jobs = plan_jobs([folder], str(tmp_path / "in" / "out"), recursive=True)
+
+    assert targets(tmp_path, jobs) == ["in/out/a.png"]
+    assert jobs[0].source == tmp_path / "in" / "a.png"
+    assert len(plan_jobs([folder], folder, recursive=True)) == 2
+
+
 def test_two_outputs_with_one_name_are_refused(tmp_path):
     tree(tmp_path, "in/a.jpg", "in/a.png", "other/a.png")
 

@@ -125,7 +125,7 @@ def _expand(name: str, recursive: bool, output: str | None) -> Iterator[tuple[Pa
 
 
 def _walk(folder: Path, recursive: bool, above: frozenset[str]) -> Iterator[Path]:
-    """Picture files in a folder, sorted by name; folders in ``above``, and those inside themselves by a link, are left out."""
+    """Picture files in a folder, sorted by name, without folders in ``above`` or inside themselves by a link."""
     real = os.path.realpath(folder)
     if real in above:
         return

@@ -10,7 +10,6 @@ import torch
 
 from enhancer.checkpoint import load_checkpoint, save_checkpoint
 from enhancer.halo import measured_halo
-from enhancer.halo import measured_halo
 from enhancer.network import RestorationNetwork
 from train.config import TrainConfig, build
 from train.runlog import STATE

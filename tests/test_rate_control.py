@@ -42,14 +42,15 @@ def target_between(sizes, share):
 
 
 @given(curve=curves, share=shares)
-def test_smooth_curve_with_a_fine_knob_is_met_within_half_a_percent_in_nine_encodes(curve, share):
+def test_smooth_curve_with_a_fine_knob_is_met_within_one_percent_in_nine_encodes(curve, share):
     codec = CurveCodec(**curve)
     target = target_between(sizes_by_rate(codec), share)
     knob_spans_two_qps = curve["fine_slope"] * math.log(1 / 0.6) > curve["slope"] + 0.02
 
     result = encode_to_bytes(codec, PICTURE, target)
 
-    assert (0.995 if knob_spans_two_qps else 0.98) * target - 1 <= len(result.bitstream) <= target
+    # The search also ends when two settings of the knob are 2 % apart: 0.94 % of the size at the steepest slope.
+    assert (0.99 if knob_spans_two_qps else 0.98) * target - 1 <= len(result.bitstream) <= target
     assert result.encodes <= 9
 
 

@@ -189,7 +189,8 @@ def test_two_outputs_with_one_name_are_refused_before_work_starts(tmp_path, pict
     assert not (tmp_path / "out").exists()
 
 
-def test_ctrl_c_leaves_only_whole_files(tmp_path, picture, command):
+@pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_leaves_only_whole_files(tmp_path, picture, command, stop, status):
     (tmp_path / "in").mkdir()
     for index in range(60):
         save(tmp_path / "in" / f"{index:02}.png", np.tile(picture, (4, 4, 1)))
@@ -198,11 +199,11 @@ def test_ctrl_c_leaves_only_whole_files(tmp_path, picture, command):
     process = subprocess.Popen(["sh", "-c", script], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
     while not list(output.glob("*.png")) and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
 
     _, stderr = process.communicate(timeout=60)
 
-    assert process.returncode == 130
+    assert process.returncode == status
     assert stderr == b""
     done = sorted(output.iterdir())
     assert 0 < len(done) < 60

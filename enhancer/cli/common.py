@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from enhancer.errors import EXPECTED_ERRORS, one_line
 
 FAILED = 1
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 def run_command(body: Callable[[], int | None], prog: str) -> int:
     """Runs the body of a command and returns its exit status: what ``body`` returns, None being 0.
 
     What can go wrong with right arguments becomes one line ``prog: message`` on standard error and
-    status 1; Ctrl-C is 130. A reader that closed our standard output ends the command quietly.
+    status 1; Ctrl-C is 130, SIGTERM 143. A reader that closed our standard output ends the command quietly.
     """
     try:
-        status = body() or 0
+        with _orderly_termination():
+            status = body() or 0
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
@@ -31,3 +37,20 @@ def run_command(body: Callable[[], int | None], prog: str) -> int:
     except EXPECTED_ERRORS as error:
         print(f"{prog}: {one_line(error)}", file=sys.stderr)
         return FAILED
+
+
+@contextmanager
+def _orderly_termination() -> Iterator[None]:
+    """Lets SIGTERM end the body by an exception, so that programs it runs end and temporary files go."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(*_: Any) -> None:
+    sys.exit(TERMINATED)

@@ -78,7 +78,7 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network")
-    group.add_argument("-m", "--model", help="fast, balanced, max or a file (default: balanced)")
+    group.add_argument("-m", "--model", help="fast, balanced, max or a file (default: balanced, else what is shipped)")
     group.add_argument(
         "--ensemble", choices=("none", "rotate", "dihedral"), default="none", help="mean of 1, 4 or 8 runs"
     )

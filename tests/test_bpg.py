@@ -199,6 +199,14 @@ def test_any_size_comes_back_in_its_size_and_colour(height, width, options, chan
     assert np.abs(decoded.astype(int) - image).max() <= 3
 
 
+@pytest.mark.parametrize("preset", ["reference", "tuned", "fast"])
+@pytest.mark.parametrize("size", [(1, 1), (8, 24), (24, 20), (31, 70), (40, 33)], ids=str)
+def test_every_preset_codes_small_pictures(small, preset, size):
+    codec, image = BpgCodec(preset=preset), small[: size[0], : size[1]]
+
+    assert psnr(codec.decode(codec.encode(image, 10)).image, image) > 30
+
+
 @pytest.mark.parametrize("size", [(1, 3000), (3000, 2), (16, 9000)])
 def test_long_thin_pictures_are_coded(size):
     image = np.full((*size, 3), 77, np.uint8)

@@ -165,3 +165,16 @@ def test_a_codec_plan_spreads_its_qps():
 
     assert plan.codec == get_codec("bpg", chroma="444")
     assert [(qp - 20) // 7 for qp in drawn] == [0, 1, 2, 3]
+
+
+def test_a_store_of_few_files_still_has_both_parts(tmp_path):
+    with PairWriter(tmp_path) as writer:
+        for name in ("b.png", "c.png"):  # neither falls to validation by its name
+            image = np.full((40, 40, 3), ord(name[0]), np.uint8)
+            writer.add_original(name, "set", name, image)
+            writer.add_pair(name, "bpg", "", 37, 37.0, b"", image)
+    store = PairStore(tmp_path)
+
+    assert not any(original.is_validation for original in store.originals.values())
+    assert [pair.original for pair in store.split(validation=True)] == ["b.png"]
+    assert [pair.original for pair in store.split(validation=False)] == ["c.png"]

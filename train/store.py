@@ -110,8 +110,15 @@ class PairStore:
         return self.pixels[offset : offset + size].reshape(picture.height, picture.width, 3)
 
     def split(self, *, validation: bool) -> list[Pair]:
-        """Pairs whose original is (not) in the validation part, in index order."""
-        return [pair for pair in self.pairs if self.original(pair).is_validation == validation]
+        """Pairs whose original is (not) in the validation part, in index order.
+
+        A small store, of which no file falls to validation by its name, gives its first one.
+        """
+        everything = sorted({original.name for original in self.originals.values()})
+        names = {original.name for original in self.originals.values() if original.is_validation}
+        if not names and len(everything) > 1:
+            names = set(everything[:1])
+        return [pair for pair in self.pairs if (self.original(pair).name in names) == validation]
 
 
 class PairWriter:

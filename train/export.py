@@ -29,8 +29,9 @@ def export(run_folder: Path, which: str, output: Path, note: str) -> str:
         CheckpointError: If the run has no best weights yet.
         OSError: If the run has no state.
     """
-    config = build(TrainConfig, json.loads((run_folder / "config.json").read_text()), "")
-    metadata = {"training": (run_folder / "config.json").read_text().strip(), "note": note, "commit": _commit()}
+    training = (run_folder / "config.json").read_text().strip()
+    config = build(TrainConfig, json.loads(training), "")
+    metadata = {"training": training, "note": note, "commit": _commit()}
     if which == "best":
         checkpoint = load_checkpoint(run_folder / "best.safetensors")
         network = checkpoint.network

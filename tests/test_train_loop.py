@@ -205,15 +205,15 @@ def test_two_processes_have_the_loss_curve_of_one(store, tmp_path):
     script = tmp_path / "curve.py"
     script.write_text(LOSS_CURVE)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # By address: the name of a machine (of a CI's container, say) need not resolve.
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
 
     curves = []
     for prefix in ([], torchrun):
         command = [sys.executable, *prefix, str(script), str(ROOT), str(store)]
-        output = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=True, timeout=120
-        ).stdout
-        curves.append([float(line.split()[1]) for line in output.splitlines() if line.startswith("loss ")])
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        curves.append([float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("loss ")])
 
     assert len(curves[0]) == 5
     assert curves[1] == pytest.approx(curves[0], rel=1e-5)

@@ -205,6 +205,24 @@ def check_image(image: Image, *, channels: tuple[int, ...] = (1, 3), depths: tup
         raise ValueError(f"image must have at least one pixel, got shape {image.shape}")
 
 
+def check_option(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raises ``ValueError`` unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def check_within(name: str, value: float, low: float, high: float) -> None:
+    """Raises ``ValueError`` unless ``value`` lies between the limits (inclusive)."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be in {low}..{high}, got {value}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raises ``ValueError`` unless ``value`` is above zero."""
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
     """Raises ``BitstreamError`` when a header claims no pixel or more than ``max_pixels``."""
     if width < 1 or height < 1:

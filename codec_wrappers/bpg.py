@@ -19,7 +19,10 @@ from codec_wrappers.base import (
     Metadata,
     QpRange,
     check_image,
+    check_option,
     check_pixels,
+    check_positive,
+    check_within,
 )
 from codec_wrappers.bpg_color import (
     Plane,
@@ -101,16 +104,14 @@ class BpgCodec:
             "output_depth": ("auto", 8, 16),
         }
         for option, values in allowed.items():
-            if getattr(self, option) not in values:
-                raise ValueError(f"{option} must be one of {values}, got {getattr(self, option)!r}")
+            check_option(option, getattr(self, option), values)
         if self.color_space == "rgb" and self.chroma != "444":
             raise ValueError(f"color_space 'rgb' needs chroma '444', got {self.chroma!r}")
         if self.backend == "libbpg" and (self.preset == "tuned" or self.lambda_scale != 1.0):
             raise ValueError("backend 'libbpg' has neither preset 'tuned' nor lambda_scale")
-        if not 0.1 <= self.lambda_scale <= 10:
-            raise ValueError(f"lambda_scale must be in 0.1..10, got {self.lambda_scale}")
-        if self.max_pixels < 1 or self.timeout_s <= 0:
-            raise ValueError(f"max_pixels and timeout_s must be positive, got {self.max_pixels}, {self.timeout_s}")
+        check_within("lambda_scale", self.lambda_scale, 0.1, 10)
+        check_positive("timeout_s", self.timeout_s)
+        check_positive("max_pixels", self.max_pixels)
 
     @classmethod
     def matches(cls, head: bytes) -> bool:

@@ -23,7 +23,9 @@ from codec_wrappers.base import (
     Metadata,
     QpRange,
     check_image,
+    check_option,
     check_pixels,
+    check_positive,
 )
 from codec_wrappers.errors import BitstreamError
 from codec_wrappers.heif_quality import avif_quality, heic_quality
@@ -31,8 +33,6 @@ from codec_wrappers.isobmff import ItemFile, brands, parse_items
 from codec_wrappers.orientation import turned_back
 from codec_wrappers.pillow_codecs import (
     ColorChroma,
-    check_max_pixels,
-    check_option,
     decoding,
     encoding,
     pillow_availability,
@@ -83,9 +83,8 @@ class AvifCodec:
     def __post_init__(self) -> None:
         check_option("chroma", self.chroma, get_args(ColorChroma))
         check_option("speed", self.speed, tuple(range(11)))
-        if self.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {self.threads}")
-        check_max_pixels(self.max_pixels)
+        check_positive("threads", self.threads)
+        check_positive("max_pixels", self.max_pixels)
 
     @classmethod
     def matches(cls, head: bytes) -> bool:
@@ -157,7 +156,7 @@ class HeicCodec:
     def __post_init__(self) -> None:
         check_option("chroma", self.chroma, get_args(ColorChroma))
         check_option("preset", self.preset, _PRESETS)
-        check_max_pixels(self.max_pixels)
+        check_positive("max_pixels", self.max_pixels)
 
     @classmethod
     def matches(cls, head: bytes) -> bool:

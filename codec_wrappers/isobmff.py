@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from codec_wrappers.base import Chroma, Metadata
+from codec_wrappers.boxes import boxes_of, first_boxes
 from codec_wrappers.errors import BitstreamError
 from codec_wrappers.orientation import turned, with_orientation
 
@@ -66,10 +67,10 @@ def parse_items(data: bytes) -> ItemFile:
 
 
 def _parse(data: bytes) -> ItemFile:
-    top = dict(_boxes(data, 0, len(data)))
+    top = first_boxes(data, 0, len(data))
     if b"meta" not in top:
         raise BitstreamError("the file has no box that describes a picture")
-    meta = dict(_boxes(data, top[b"meta"][0] + 4, top[b"meta"][1]))
+    meta = first_boxes(data, top[b"meta"][0] + 4, top[b"meta"][1])
     items = _Items(data, meta)
     coded_item, kind, record = _configuration(items)
     chroma, bit_depth = _av1_format(record) if kind == b"av1C" else _hevc_format(record)
@@ -86,24 +87,6 @@ def _parse(data: bytes) -> ItemFile:
     )
 
 
-def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """Type, begin and end of the content of each box; the first of a type comes last, so that it wins in a dict."""
-    found = []
-    while start + 8 <= end:
-        size, kind = struct.unpack_from(">I4s", data, start)
-        header = 8
-        if size == 1:
-            (size,) = struct.unpack_from(">Q", data, start + 8)
-            header = 16
-        elif size == 0:
-            size = end - start
-        if size < header or start + size > end:
-            raise BitstreamError("the file is truncated or a box is damaged", offset=start)
-        found.append((kind, (start + header, start + size)))
-        start += size
-    yield from reversed(found)
-
-
 class _Items:
     """The items of a meta box: their data, properties and references."""
 
@@ -115,11 +98,10 @@ class _Items:
         self.types = dict(self._read_types())
         self._locations = dict(self._read_locations())
         self.references = dict(self._read_references())
-        properties = dict(_boxes(data, *meta[b"iprp"]))
-        in_order = list(_boxes(data, *properties[b"ipco"]))[::-1]
-        self._property_list = [(kind, data[begin:end]) for kind, (begin, end) in in_order]
+        properties = first_boxes(data, *meta[b"iprp"])
+        self._property_list = [(kind, data[begin:end]) for kind, (begin, end) in boxes_of(data, *properties[b"ipco"])]
         self._owned: dict[int, list[int]] = {}
-        for kind, place in _boxes(data, *meta[b"iprp"]):
+        for kind, place in boxes_of(data, *meta[b"iprp"]):
             if kind == b"ipma":
                 self._read_associations(*place)
 
@@ -151,7 +133,7 @@ class _Items:
         """Item -> its type and, for MIME items, its content type."""
         start, end = self._meta[b"iinf"]
         start += 6 if self._data[start] == 0 else 8
-        for kind, (begin, stop) in _boxes(self._data, start, end):
+        for kind, (begin, stop) in reversed(boxes_of(self._data, start, end)):  # so that the first wins
             version = self._data[begin]
             if kind == b"infe" and version >= 2:
                 width = 2 if version == 2 else 4
@@ -193,7 +175,7 @@ class _Items:
             return
         start, end = self._meta[b"iref"]
         width = 2 if self._data[start] == 0 else 4
-        for kind, (begin, _) in _boxes(self._data, start + 4, end):
+        for kind, (begin, _) in reversed(boxes_of(self._data, start + 4, end)):
             count = _integer(self._data, begin + width, 2)
             targets = [_integer(self._data, begin + width + 2 + width * i, width) for i in range(count)]
             yield (kind, _integer(self._data, begin, width)), targets

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -27,9 +26,11 @@ from codec_wrappers.base import (
     QpRange,
     check_image,
     check_pixels,
+    check_positive,
 )
+from codec_wrappers.boxes import boxes_of, first_boxes
 from codec_wrappers.errors import BitstreamError
-from codec_wrappers.pillow_codecs import check_max_pixels, decoding, encoding
+from codec_wrappers.pillow_codecs import decoding, encoding
 from codec_wrappers.samples import fitting_icc, full_range, packed
 
 _SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
@@ -60,7 +61,7 @@ class Jpeg2000Codec:
     fine_knob: ClassVar[FineKnob | None] = None
 
     def __post_init__(self) -> None:
-        check_max_pixels(self.max_pixels)
+        check_positive("max_pixels", self.max_pixels)
 
     @classmethod
     def matches(cls, head: bytes) -> bool:
@@ -131,28 +132,12 @@ def _parse(data: bytes) -> _File:
             return _file(data, 0, len(data), {})
         if not data.startswith(_SIGNATURE):
             raise BitstreamError("not a JPEG 2000 file", offset=0)
-        boxes = dict(reversed(list(_boxes(data, 0, len(data)))))
+        boxes = first_boxes(data, 0, len(data))
         if b"jp2h" not in boxes or b"jp2c" not in boxes:
             raise BitstreamError("the JPEG 2000 file is truncated or damaged: a box is missing", offset=len(data))
         return _file(data, *boxes[b"jp2c"], boxes)
     except (struct.error, IndexError) as error:
         raise BitstreamError("the JPEG 2000 file is truncated or damaged in its header") from error
-
-
-def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """Type, begin and end of the content of each box."""
-    while start + 8 <= end:
-        size, kind = struct.unpack_from(">I4s", data, start)
-        header = 8
-        if size == 1:
-            (size,) = struct.unpack_from(">Q", data, start + 8)
-            header = 16
-        elif size == 0:
-            size = end - start
-        if size < header or start + size > end:
-            raise BitstreamError("the JPEG 2000 file is truncated or damaged in a box", offset=start)
-        yield kind, (start + header, start + size)
-        start += size
 
 
 def _file(data: bytes, start: int, end: int, boxes: dict[bytes, tuple[int, int]]) -> _File:
@@ -167,8 +152,7 @@ def _file(data: bytes, start: int, end: int, boxes: dict[bytes, tuple[int, int]]
     sizes = [(x1 - x0, y1 - y0)]
     color_space = icc = None
     if boxes:
-        inner = list(_boxes(data, *boxes[b"jp2h"]))
-        for kind, (begin, stop) in reversed(inner):
+        for kind, (begin, stop) in reversed(boxes_of(data, *boxes[b"jp2h"])):
             if kind == b"ihdr":
                 height, width = struct.unpack_from(">II", data, begin)
                 sizes.append((width, height))
@@ -191,7 +175,7 @@ def _file(data: bytes, start: int, end: int, boxes: dict[bytes, tuple[int, int]]
 def _uuid_contents(data: bytes, boxes: dict[bytes, tuple[int, int]]) -> tuple[bytes | None, bytes | None]:
     """EXIF and XMP blocks."""
     found: dict[bytes, bytes] = {}
-    for kind, (begin, end) in _boxes(data, 0, len(data)) if boxes else ():
+    for kind, (begin, end) in boxes_of(data, 0, len(data)) if boxes else ():
         if kind == b"uuid":
             found.setdefault(data[begin : begin + 16], data[begin + 16 : end])
     return found.get(_EXIF_UUID) or None, found.get(_XMP_UUID) or None

@@ -26,7 +26,9 @@ from codec_wrappers.base import (
     Metadata,
     QpRange,
     check_image,
+    check_option,
     check_pixels,
+    check_positive,
 )
 from codec_wrappers.errors import BitstreamError, CodecError
 from codec_wrappers.jpeg_tables import EXIF_PREFIX, parse_jpeg, with_metadata
@@ -60,18 +62,6 @@ def encoding(name: str) -> Iterator[None]:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def check_option(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Raises ``ValueError`` unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
-
-
-def check_max_pixels(max_pixels: int) -> None:
-    """Raises ``ValueError`` unless the limit allows a picture."""
-    if max_pixels < 1:
-        raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
 
 
 def pillow_availability(feature: str, library: str) -> tuple[Availability, ...]:
@@ -123,7 +113,7 @@ class JpegCodec:
 
     def __post_init__(self) -> None:
         check_option("chroma", self.chroma, get_args(ColorChroma))
-        check_max_pixels(self.max_pixels)
+        check_positive("max_pixels", self.max_pixels)
 
     @classmethod
     def matches(cls, head: bytes) -> bool:
@@ -196,7 +186,7 @@ class WebpCodec:
 
     def __post_init__(self) -> None:
         check_option("effort", self.effort, tuple(range(7)))
-        check_max_pixels(self.max_pixels)
+        check_positive("max_pixels", self.max_pixels)
 
     @classmethod
     def matches(cls, head: bytes) -> bool:

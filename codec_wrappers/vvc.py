@@ -17,7 +17,10 @@ from codec_wrappers.base import (
     Metadata,
     QpRange,
     check_image,
+    check_option,
     check_pixels,
+    check_positive,
+    check_within,
 )
 from codec_wrappers.bits import split_nals
 from codec_wrappers.color import BT601, Plane, YCbCrFormat, gray_to_luma, rgb_to_yuv420
@@ -97,23 +100,15 @@ class VvcCodec:
     fine_knob: ClassVar[FineKnob | None] = FineKnob("lambda_scale", 0.8, 1.25)
 
     def __post_init__(self) -> None:
-        for option, allowed in (("preset", Preset), ("backend", Backend)):
-            if getattr(self, option) not in get_args(allowed):
-                raise ValueError(
-                    f"{option} must be one of {', '.join(get_args(allowed))}, got {getattr(self, option)!r}"
-                )
+        check_option("preset", self.preset, get_args(Preset))
+        check_option("backend", self.backend, get_args(Backend))
         if self.backend == "vtm" and self.preset not in ("reference", "tuned"):
             raise ValueError(f"preset must be reference or tuned with backend vtm, got {self.preset!r}")
-        if self.output_depth not in (8, 16):
-            raise ValueError(f"output_depth must be 8 or 16, got {self.output_depth}")
-        if not 0.1 <= self.lambda_scale <= 10:
-            raise ValueError(f"lambda_scale must be in 0.1..10, got {self.lambda_scale}")
-        if not -12 <= self._chroma_qp_offset <= 12:
-            raise ValueError(f"chroma_qp_offset must be in -12..12, got {self.chroma_qp_offset}")
-        if not self.timeout_s > 0:
-            raise ValueError(f"timeout_s must be positive, got {self.timeout_s}")
-        if self.max_pixels < 1:
-            raise ValueError(f"max_pixels must be positive, got {self.max_pixels}")
+        check_option("output_depth", self.output_depth, (8, 16))
+        check_within("lambda_scale", self.lambda_scale, 0.1, 10)
+        check_within("chroma_qp_offset", self._chroma_qp_offset, -12, 12)
+        check_positive("timeout_s", self.timeout_s)
+        check_positive("max_pixels", self.max_pixels)
 
     @property
     def _chroma_qp_offset(self) -> int:

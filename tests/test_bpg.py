@@ -385,7 +385,8 @@ def test_bpg_files_are_identified_by_magic():
         ({"color_space": "rgb"}, "needs chroma '444'"),
         ({"output_depth": 12}, "output_depth must be one of"),
         ({"lambda_scale": 0.0}, "lambda_scale must be"),
-        ({"max_pixels": 0}, "must be positive"),
+        ({"max_pixels": 0}, "max_pixels must be positive, got 0"),
+        ({"timeout_s": 0}, "timeout_s must be positive, got 0"),
         ({"backend": "libbpg", "preset": "tuned"}, "backend 'libbpg'"),
     ],
 )

@@ -309,7 +309,7 @@ def test_wrong_arguments_are_value_errors_that_name_the_allowed_values(codec, pi
         codec.encode(picture[:0], low)
     with pytest.raises(ValueError, match="channels"):
         codec.encode(picture[..., :2], low)
-    with pytest.raises(ValueError, match="max_pixels must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_pixels must be positive, got 0"):
         get_codec(codec.name, max_pixels=0)
 
 

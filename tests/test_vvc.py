@@ -294,7 +294,7 @@ def test_wrong_arguments_are_named(image, qp, message):
         ({"preset": "placebo"}, "preset must be one of reference, tuned, faster, .*, got 'placebo'"),
         ({"backend": "x266"}, "backend must be one of ffmpeg, vvenc, vtm"),
         ({"backend": "vtm", "preset": "slow"}, "preset must be reference or tuned with backend vtm"),
-        ({"output_depth": 10}, "output_depth must be 8 or 16"),
+        ({"output_depth": 10}, "output_depth must be one of 8, 16, got 10"),
         ({"lambda_scale": 0.0}, r"lambda_scale must be in 0.1..10"),
         ({"lambda_scale": float("nan")}, r"lambda_scale must be in 0.1..10"),
         ({"chroma_qp_offset": -13}, "chroma_qp_offset must be in -12..12, got -13"),

@@ -1,15 +1,18 @@
 """Finished encodes on disk, found again by what went into them.
 
-An entry's name is the SHA-256 of the picture, the codec with all its options and versions, the qp and
-the metadata, so an entry never goes stale; it holds the SHA-256 of the bitstream and the bitstream.
+An entry's name is the SHA-256 of the picture, the codec with all its options, versions and own sources,
+the qp and the metadata, so an entry never goes stale; it holds the SHA-256 of the bitstream and the
+bitstream.
 Files are written whole or not at all, so any number of processes may share a folder, and a run that
 was killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
+import importlib.util
 import os
 import tempfile
 from contextlib import suppress
@@ -81,7 +84,8 @@ class EncodeCache:
 def encode_key(codec: Codec, image: Image, qp: int, metadata: Metadata = NO_METADATA) -> str:
     """SHA-256, in hexadecimal, of everything that decides the bitstream."""
     digest = hashlib.sha256()
-    for part in (codec, encoder_versions(type(codec)), _own_code(), int(qp), metadata, image.shape, image.dtype.str):
+    versions = (encoder_versions(type(codec)), code_sha256(type(codec)))
+    for part in (codec, *versions, int(qp), metadata, image.shape, image.dtype.str):
         digest.update(repr(part).encode() + b"\0")
     digest.update(image.tobytes())
     return digest.hexdigest()
@@ -95,9 +99,47 @@ def encoder_versions(codec_class: type[Codec]) -> str:
 
 
 @functools.cache
-def _own_code() -> str:
-    """SHA-256 of this package's sources: colour conversion and containers are part of the encoder too."""
+def code_sha256(codec_class: type[Codec]) -> str:
+    """SHA-256 of the sources that a codec runs: colour conversion and containers are part of the encoder too.
+
+    These are the modules of this package that the codec's own module imports, at any depth; other codecs
+    may change without touching it.
+    """
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    for name in sorted(_imported_here(codec_class.__module__)):
+        # The syntax tree: another comment or line break is no other encoder.
+        digest.update(f"{name}\0{ast.dump(ast.parse(_source(name)))}\0".encode())
     return digest.hexdigest()
+
+
+def _imported_here(module: str) -> set[str]:
+    """``module`` and the modules of this package that it imports, directly or through one of them."""
+    package = __name__.rpartition(".")[0]
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or not (name == module or _source(name)):
+            continue
+        found.add(name)
+        for node in ast.walk(ast.parse(_source(name))):
+            if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{package}."):
+                inner = [f"{node.module}.{alias.name}" for alias in node.names]
+                modules = [name for name in inner if _source(name)]
+                # A name that is no module comes from the package's or module's own file.
+                waiting += modules if len(modules) == len(inner) else [*modules, str(node.module)]
+            elif isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names if alias.name.startswith(f"{package}.")]
+    return found
+
+
+@functools.cache
+def _source(module: str) -> bytes:
+    """Contents of a module's file; empty if there is no such module or it has none."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # the parent is no package; a module like __main__
+        return b""
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return b""
+    return Path(spec.origin).read_bytes()

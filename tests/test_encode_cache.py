@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from synthetic_codec import CurveCodec, flat
 
-from codec_wrappers import Availability, Metadata
-from codec_wrappers.encode_cache import EncodeCache, default_folder, encode_key
+from codec_wrappers import REGISTRY, Availability, Metadata
+from codec_wrappers.encode_cache import EncodeCache, code_sha256, default_folder, encode_key
 
 IMAGE = flat(100, 24, 32)
 
@@ -61,6 +61,50 @@ def test_everything_that_decides_the_stream_is_part_of_the_key():
 
     assert len(set(keys)) == len(keys)
     assert encode_key(CurveCodec(), np.asfortranarray(IMAGE), np.int64(30)) == keys[0]
+
+
+@pytest.fixture
+def edit_source(monkeypatch):
+    """Makes a module of the package look as if its source ended with another line."""
+    import codec_wrappers.encode_cache as module
+
+    original = module._source
+
+    def edit(name: str, line: bytes) -> None:
+        monkeypatch.setattr(module, "_source", lambda m: original(m) + line * (m == f"codec_wrappers.{name}"))
+        code_sha256.cache_clear()
+
+    yield edit
+    code_sha256.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("edited", "concerned"),
+    [
+        ("bpg_container", {"bpg"}),
+        ("hevc_syntax", {"bpg", "avif", "heic"}),
+        ("vvc_sei", {"vvc"}),
+        ("pillow_codecs", {"jpeg", "webp", "avif", "heic", "jpeg2000"}),
+        ("registry", set()),
+        ("allocation", set()),
+    ],
+)
+def test_the_key_of_a_codec_depends_on_the_sources_it_runs_only(edit_source, edited, concerned):
+    names = {"bpg", "vvc", "jpeg", "webp", "avif", "heic", "jpeg2000"}
+    codecs = [codec for codec in REGISTRY if codec.name in names]
+    before = {codec.name: code_sha256(codec) for codec in codecs}
+
+    edit_source(edited, b"\nCHANGED = 1\n")
+
+    assert {codec.name for codec in codecs if code_sha256(codec) != before[codec.name]} == concerned
+
+
+def test_a_comment_leaves_the_key_as_it_is(edit_source):
+    before = [code_sha256(codec) for codec in REGISTRY]
+
+    edit_source("base", b"\n# More words.\n")
+
+    assert [code_sha256(codec) for codec in REGISTRY] == before
 
 
 @pytest.mark.parametrize(

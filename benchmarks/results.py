@@ -2,6 +2,7 @@
 
     python -m benchmarks.results            all sets: hours
     python -m benchmarks.results --quick    four pictures: minutes
+    python -m benchmarks.results --encode   only the bitstreams, which no network is needed for
 
 Bitstreams and measurements are kept below ``--output``, so a run that was stopped goes on, and a second
 run only writes the tables again.
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common import CHECKOUT, default_pictures
+from benchmarks.results_encode import encode_set, encode_target
 from benchmarks.results_tables import bd_table, gain_table, pairs, speed_table, target_rows, weak_spots
 from codec_wrappers.encode_cache import EncodeCache
 from enhancer.evaluation.enhancement import Enhancement
@@ -23,7 +25,7 @@ from enhancer.evaluation.parallel import threads_per_job
 from enhancer.evaluation.pictures import Original, load_originals
 from enhancer.evaluation.rd import RdSettings, environment, run_rd
 from enhancer.evaluation.results import Run, load_run
-from enhancer.evaluation.sources import parse_codec
+from enhancer.evaluation.sources import CodecSource, parse_codec
 from enhancer.evaluation.target import TargetRow, run_target
 from enhancer.files import write_atomically
 
@@ -109,13 +111,27 @@ def across(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
     return [(anchor, test) for anchor in plain[:3] for test in runs if test.source != anchor.source]
 
 
+def encode_all(sets: Sequence[PictureSet], args: argparse.Namespace) -> None:
+    """Makes the bitstreams of all sets, then those of the search for one budget."""
+    cache = EncodeCache(args.output / "cache")
+    sources = [parse_codec(spec) for spec in args.codec or CODECS]
+    for chosen in sets:
+        encode_set(chosen.title, originals_of(chosen, args.data), sources, cache, args.jobs)
+    first = originals_of(sets[0], args.data)
+    encode_target(sets[0].title, first, target_sources(args), TARGET_BPP, cache, args.jobs)
+
+
+def target_sources(args: argparse.Namespace) -> list[CodecSource]:
+    """The codecs that are compared at one budget: JPEG does not reach it."""
+    return [parse_codec(spec) for spec in args.codec or CODECS if "JPEG" not in spec]
+
+
 def target_of(chosen: PictureSet, args: argparse.Namespace, models: Sequence[str]) -> list[TargetRow]:
-    sources = [parse_codec(spec) for spec in args.codec or CODECS if "JPEG" not in spec]
     enhancements = [network(model, args) for model in models]
     enhancements += [network(models[-1], args, "rotate")] if models else []
     return run_target(
         originals_of(chosen, args.data),
-        sources,
+        target_sources(args),
         TARGET_BPP,
         enhancements=enhancements,
         jobs=args.jobs,
@@ -165,6 +181,7 @@ def cost_of(models: Sequence[str]) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure all results and write RESULTS.md.")
     parser.add_argument("--quick", action="store_true", help="four pictures of Kodak only")
+    parser.add_argument("--encode", action="store_true", help="only make the bitstreams; a later run finds them")
     parser.add_argument(
         "--data", type=Path, default=default_pictures().parent, metavar="DIR", help="folder of the sets"
     )
@@ -179,11 +196,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     from enhancer.checkpoint import checkpoint_names
 
-    models = args.model or list(checkpoint_names())
     sets = QUICK if args.quick else SETS
     if args.quick and not (args.data / sets[0].folder).is_dir():
         args.data = args.output / "data"
         sets = (save_photographs(args.data),)
+    if args.encode:
+        encode_all(sets, args)
+        return 0
+    models = args.model or list(checkpoint_names())
     measured = {chosen.title: measure_set(chosen, args, models) for chosen in sets}
     target = (sets[0].title, target_of(sets[0], args, models))
     command = "make results-quick" if args.quick else "make results"

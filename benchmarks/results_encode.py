@@ -1,0 +1,61 @@
+"""Makes the bitstreams that ``benchmarks.results`` needs, and nothing else: no network is asked.
+
+What it leaves in the cache, the measurement finds there, as long as encoders and their wrappers stay the
+same. It may be stopped at any time and goes on where it was.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from codec_wrappers import Codec
+from codec_wrappers.allocation import allocate
+from codec_wrappers.encode_cache import EncodeCache, encode_key
+from codec_wrappers.workers import WorkerPool
+from enhancer.evaluation.pictures import Original, load_image
+from enhancer.evaluation.sources import CodecSource
+
+
+@dataclass(frozen=True)
+class _Job:
+    original: Original
+    codec: Codec
+    qp: int
+    cache: EncodeCache
+
+
+def encode_set(
+    title: str, originals: Sequence[Original], sources: Sequence[CodecSource], cache: EncodeCache, jobs: int
+) -> None:
+    """Encodes every picture with every codec at all of its qps, and says how far it is on standard error."""
+    for source in sources:
+        todo = [_Job(original, source.codec, qp, cache) for qp in source.own_qps for original in originals]
+        started = time.monotonic()
+        with WorkerPool(min(jobs, len(todo))) as pool:
+            made = sum(new for _, new in pool.run(_encode, todo))
+        seconds = time.monotonic() - started
+        print(f"{title}, {source.label}: {made} of {len(todo)} streams made in {seconds:.0f} s", file=sys.stderr)
+
+
+def encode_target(
+    title: str, originals: Sequence[Original], sources: Sequence[CodecSource], bpp: float, cache: EncodeCache, jobs: int
+) -> None:
+    """Searches the qps for one budget of the whole set, which leaves all streams of the search in the cache."""
+    paths = [original.path for original in originals]
+    for source in sources:
+        started = time.monotonic()
+        found = allocate(source.codec, paths, bpp, "mix", read=load_image, workers=jobs, cache=cache)
+        seconds = time.monotonic() - started
+        print(f"{title}, {source.label}: {found.bpp:.5f} bpp after {seconds:.0f} s", file=sys.stderr)
+
+
+def _encode(job: _Job) -> bool:
+    """Whether the stream had to be made."""
+    image = load_image(job.original.path)
+    if job.cache.load(encode_key(job.codec, image, job.qp)) is not None:
+        return False
+    job.cache.encode(job.codec, image, job.qp)
+    return True

@@ -1,4 +1,4 @@
-"""Real picture codecs behind one protocol, and rate control for them. No torch in here."""
+"""Real picture codecs behind one protocol, and rate control for them. Only the learned ones use torch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from codec_wrappers.base import (
 from codec_wrappers.bpg import BpgCodec
 from codec_wrappers.heif_codecs import AvifCodec, HeicCodec
 from codec_wrappers.jpeg2000 import Jpeg2000Codec
+from codec_wrappers.learned.codec import LearnedCodec, MshCodec, MshSfCodec, VraeCodec
 from codec_wrappers.pillow_codecs import JpegCodec, WebpCodec
 from codec_wrappers.registry import CodecRegistry
 from codec_wrappers.vvc import VvcCodec
@@ -30,6 +31,10 @@ REGISTRY.add(WebpCodec)
 REGISTRY.add(AvifCodec)
 REGISTRY.add(HeicCodec)
 REGISTRY.add(Jpeg2000Codec)
+REGISTRY.add(MshCodec)
+REGISTRY.add(VraeCodec)
+REGISTRY.add(MshSfCodec)
+REGISTRY.add(LearnedCodec)
 
 
 def get_codec(name: str, **options: Any) -> Codec:

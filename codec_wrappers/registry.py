@@ -45,12 +45,15 @@ class CodecRegistry:
             raise UnknownCodecError(f"unknown codec {name!r}; known: {', '.join(self._classes)}") from None
 
     def create(self, name: str, **options: Any) -> Codec:
-        """An instance of the codec ``name`` with encoder options.
+        """An instance of the codec ``name`` with encoder options; ``name:preset`` names the option ``preset`` too.
 
         Raises:
             UnknownCodecError: If no codec has this name.
             ValueError: If an option or its value is not known to the codec.
         """
+        name, colon, preset = name.partition(":")
+        if colon:
+            options = {"preset": preset, **options}
         codec_class = self.codec_class(name)
         known = [field.name for field in fields(cast(Any, codec_class))]
         for option in options:

@@ -1,0 +1,1 @@
+"""Learned codecs (the extra ``[learned]``); torch and CompressAI are imported on use only."""

@@ -70,6 +70,8 @@ $(torch_stamp): | $(venv)/bin/python
 	  { echo "cannot install $(TORCH); 'make TORCH=torch==2.13.0' takes the default build of PyPI" >&2; exit 1; }
 	@touch "$@"
 
+# CompressAI asks for NumPy 1 and for torchvision, which would replace torch; its image codecs do without either.
 $(stamp): $(torch_stamp) pyproject.toml constraints.txt
-	$(pip) install --quiet -c constraints.txt -e ".[dev,onnx,openvino,report,train]"
+	$(pip) install --quiet -c constraints.txt -e ".[dev,learned,onnx,openvino,report,train]"
+	$(pip) install --quiet --no-deps -c constraints.txt compressai
 	@touch $@

@@ -18,6 +18,7 @@ from codec_wrappers.base import (
     DEFAULT_MAX_PIXELS,
     NO_METADATA,
     Availability,
+    Chroma,
     CodingInfo,
     Decoded,
     FineKnob,
@@ -30,7 +31,7 @@ from codec_wrappers.base import (
 from codec_wrappers.errors import BitstreamError, CodecUnavailableError
 from codec_wrappers.learned.container import NEUTRAL_STEP, LearnedFile, model_of, read_file, write_file
 from codec_wrappers.learned.loader import REMEDY, compressai_version, missing_modules
-from codec_wrappers.learned.refining import LoadedRefiner, load_refiners, refined, tag, wanted_refiners
+from codec_wrappers.learned.refining import LoadedRefiners, named_refiners, refined, wanted_refiners
 from codec_wrappers.learned.weights import WeightsError, WeightsFile, by_digest, find_weights
 
 _CONTINUOUS = QpRange(0, 255, rate_rises=True)
@@ -57,8 +58,8 @@ class _Base:
 
     Attributes:
         weights: A weights file, or a folder of them with a manifest; empty means the shipped ones.
-        refiners: Names or paths of refiners, separated by commas: encoding names them in the file,
-            decoding uses them for files that ask for them (else they are found by the file's names).
+        refiners: Name of shipped refiners, or path of a refiners' file: encoding notes it in the file, decoding
+            takes it for files that ask for refiners (else those of the file's names that are shipped).
         max_pixels: Larger pictures are refused when decoding.
     """
 
@@ -122,7 +123,7 @@ class _Base:
         check_image(image, channels=(1, 3), depths=(8, 16))
         _check_packages()
         weights = self._weights_for(qp)
-        refiners = load_refiners(_names(self.refiners))
+        tags = (named_refiners(self.refiners)[0],) if self.refiners else ()
         model = self._model(weights, self._model_name())
         file = LearnedFile(
             model=self._model_name(),
@@ -134,11 +135,11 @@ class _Base:
             fine=self._fine(),
             gray=image.ndim == 2,
             bit_depth=8 * image.dtype.itemsize,
-            refiners=tuple(tag(refiner) for refiner in refiners),
+            refiners=tags,
         )
         return _encoded(model, image, file, self._control(file))
 
-    def decode(self, bitstream: bytes, *, refiners: Sequence[LoadedRefiner] | None = None) -> Decoded:
+    def decode(self, bitstream: bytes, *, refiners: Sequence[LoadedRefiners] | None = None) -> Decoded:
         """The picture, in the depth that was coded.
 
         Args:
@@ -156,10 +157,10 @@ class _Base:
         _check_packages()
         weights = self._weights_of(file)
         if refiners is None:
-            refiners = wanted_refiners(file.refiners, _names(self.refiners))
+            refiners = wanted_refiners(file.refiners, self.refiners)
         model = self._model(weights, file.model)
-        image = _decoded(model, file, self._control(file), refiners, weights.sha256)
-        chroma = "400" if file.gray else "444"
+        image = _decoded(model, file, self._control(file), refiners)
+        chroma: Chroma = "400" if file.gray else "444"
         return Decoded(image, CodingInfo(self.name, file.quality, chroma, file.bit_depth))
 
 
@@ -311,16 +312,12 @@ def _encoded(model: Any, image: Image, file: LearnedFile, control: float) -> byt
     return write_file(replace(file, streams=coded.streams, check=coded.check))
 
 
-def _decoded(model: Any, file: LearnedFile, control: float, refiners: Sequence[LoadedRefiner], base: str) -> Image:
+def _decoded(model: Any, file: LearnedFile, control: float, refiners: Sequence[LoadedRefiners]) -> Image:
     from codec_wrappers.learned.coding import LOCK, Streams, decompress, to_image
 
-    with LOCK, refined(model, refiners, base):
+    with LOCK, refined(model, refiners):
         x = decompress(model, Streams(file.streams, file.check), control, file.width, file.height)
     return to_image(x, gray=file.gray, bit_depth=file.bit_depth)
-
-
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _version(package: str) -> str:

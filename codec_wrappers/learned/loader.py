@@ -15,7 +15,7 @@ from codec_wrappers.errors import CodecUnavailableError
 NEEDED = ("torch", "compressai", "scipy", "einops")
 """Modules that learned codecs need at run time."""
 
-REMEDY = 'install the extra: pip install "enhancer[learned]" (with a CPU build of torch: see docs/learned_container.md)'
+REMEDY = "install the extra [learned], and: pip install --no-deps compressai==1.2.8"
 
 
 def missing_modules() -> tuple[str, ...]:

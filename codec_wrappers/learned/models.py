@@ -71,6 +71,11 @@ class Hyperprior(MeanScaleHyperprior):  # type: ignore[misc] # CompressAI has no
     of the factorised prior are part of the weights. A check over the decoded integers finds what is left.
     """
 
+    g_a: nn.Sequential
+    g_s: nn.Sequential
+    h_a: nn.Sequential
+    h_s: nn.Sequential
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.n, config.m)
         self.config = config
@@ -221,7 +226,7 @@ class Modulation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         position = self.first.weight.new_full((1, 1), self.position)
-        log_factor = self.second(torch.relu(self.first(position)))
+        log_factor: Tensor = self.second(torch.relu(self.first(position)))
         return x * log_factor.exp().to(x.dtype).view(1, -1, 1, 1)
 
 

@@ -8,87 +8,73 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from codec_wrappers.errors import CodecUnavailableError
 from codec_wrappers.learned.container import DIGEST_BYTES, RefinerTag
+from codec_wrappers.learned.weights import find_weights
+
+REFINER = "refiner"
+"""``model`` of shipped refiners in the manifest of weights."""
 
 
-class LoadedRefiner(Protocol):
-    """A refiner with its weights, as ``enhancer.refiners.load_refiner(name_or_path)`` returns it.
+class LoadedRefiners(Protocol):
+    """What ``enhancer.refiners.load_refiners(path)`` returns: refiners that work together.
 
     Attributes:
-        name: Short name (letters, digits, ``-_.:``), stored in files.
-        sha256: Hexadecimal SHA-256 of its file.
-        base: Hexadecimal SHA-256 of the weights file of the model that it was trained on.
+        sha256: Of their file, hexadecimal.
     """
-
-    @property
-    def name(self) -> str: ...
 
     @property
     def sha256(self) -> str: ...
 
-    @property
-    def base(self) -> str: ...
-
-    def attached(self, model: Any) -> AbstractContextManager[Any]:
-        """A context within which ``model`` decodes refined; contexts may be nested."""
+    def attach(self, model: Any) -> AbstractContextManager[Any]:
+        """A context within which ``model`` decodes refined; fails on a model other than their own."""
         ...
 
 
-def tag(refiner: LoadedRefiner) -> RefinerTag:
-    """What a file says of ``refiner``."""
-    return RefinerTag(refiner.name, bytes.fromhex(refiner.sha256)[:DIGEST_BYTES])
-
-
-def load_refiners(names: Sequence[str]) -> tuple[LoadedRefiner, ...]:
-    """Refiners by name or path.
+def named_refiners(name: str) -> tuple[RefinerTag, LoadedRefiners]:
+    """Refiners by the name of shipped ones or by path, and what a file says of them.
 
     Raises:
         CodecUnavailableError: If the package that holds refiners is not installed.
-        EnhancerError: If there is no such refiner, or it is damaged.
+        EnhancerError: If the file is damaged or holds none.
+        OSError: If it cannot be read.
     """
-    if not names:
-        return ()
+    shipped = {entry.name: entry.path for entry in find_weights(REFINER, "")}
+    path = shipped.get(name, Path(name))
     try:
         # By name: this package stays below ``enhancer`` and works without it.
-        load = importlib.import_module("enhancer.refiners").load_refiner
-    except (ImportError, AttributeError) as error:
+        load = importlib.import_module("enhancer.refiners").load_refiners
+    except ImportError as error:
         raise CodecUnavailableError(f"refiners need the package enhancer: {error}") from error
-    return tuple(cast(LoadedRefiner, load(name)) for name in names)
+    loaded = cast(LoadedRefiners, load(path))
+    return RefinerTag(path.stem, bytes.fromhex(loaded.sha256)[:DIGEST_BYTES]), loaded
 
 
-def wanted_refiners(tags: Sequence[RefinerTag], names: Sequence[str]) -> tuple[LoadedRefiner, ...]:
-    """The refiners that a file asks for, among those that the user named, else by their own names.
+def wanted_refiners(tags: Sequence[RefinerTag], name: str) -> tuple[LoadedRefiners, ...]:
+    """The refiners that a file asks for: those at ``name`` if given, else shipped ones of the file's names.
 
     Raises:
-        CodecUnavailableError: If one of them is not to be had with that very hash.
+        CodecUnavailableError: If they are not to be had with that very hash.
     """
-    if not tags:
-        return ()
-    here = {tag(refiner): refiner for refiner in load_refiners(names or [tag.name for tag in tags])}
-    for wanted in tags:
-        if wanted not in here:
-            raise CodecUnavailableError(
-                f"the file asks for refiner {wanted.name} with SHA-256 {wanted.digest.hex()}…, which is not here"
-            )
-    return tuple(here[wanted] for wanted in tags)
+    found = []
+    for tag in tags:
+        missing = f"the file asks for refiners {tag.name} with SHA-256 {tag.digest.hex()}…"
+        if not name and tag.name not in {entry.name for entry in find_weights(REFINER, "")}:
+            raise CodecUnavailableError(f"{missing}, which are not shipped; the option refiners names a file")
+        here, loaded = named_refiners(name or tag.name)
+        if here.digest != tag.digest:
+            raise CodecUnavailableError(f"{missing}, but {name or tag.name} has {here.digest.hex()}…")
+        found.append(loaded)
+    return tuple(found)
 
 
 @contextmanager
-def refined(model: Any, refiners: Sequence[LoadedRefiner], base: str) -> Iterator[None]:
-    """Attaches ``refiners`` to ``model``, whose weights file has the SHA-256 ``base``, for the time of the context.
-
-    Raises:
-        CodecUnavailableError: If a refiner was trained on other weights.
-    """
-    for refiner in refiners:
-        if refiner.base != base:
-            raise CodecUnavailableError(
-                f"refiner {refiner.name} belongs to weights {refiner.base[:16]}…, not to {base[:16]}…"
-            )
+def refined(model: Any, refiners: Sequence[LoadedRefiners]) -> Iterator[None]:
+    """Attaches ``refiners`` to ``model`` for the time of the context."""
     with ExitStack() as stack:
-        for refiner in refiners:
-            stack.enter_context(refiner.attached(model))
+        for loaded in refiners:
+            stack.enter_context(loaded.attach(model))
         yield

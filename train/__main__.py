@@ -1,4 +1,4 @@
-"""``python -m train prepare|pack|unpack|run|evaluate|export``: see ``python -m train COMMAND --help``."""
+"""``python -m train prepare|pack|unpack|run|evaluate|export|learned``: see ``python -m train COMMAND --help``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_evaluate(commands)
     _add_export(commands)
+    _add_learned(commands)
     return top
 
 
@@ -137,6 +138,46 @@ def _export(args: argparse.Namespace) -> None:
 
     sha256 = export(args.run_folder, args.which, args.output, args.note)
     print(f'{args.output}: sha256 = "{sha256}"')
+
+
+def _add_learned(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("learned", help="train a learned codec, or go on with a run")
+    command.add_argument("model", choices=["msh", "vrae", "msh-sf"])
+    command.add_argument("-d", "--data", type=Path, required=True, help="pair store, or a folder of photographs")
+    command.add_argument("-o", "--output", type=Path, required=True, help="folder of the run")
+    command.add_argument(
+        "--lambda",
+        dest="lambdas",
+        metavar="L[,L…]",
+        help="weight of the distortion: one for msh (0.013), lowest and highest for vrae (0.0018,0.0483), "
+        "all gain vectors' for msh-sf (0.0018,0.0035,0.0067,0.013,0.025,0.0483; its base has the last)",
+    )
+    command.add_argument("--start", type=Path, help="weights file to start from; the base for msh-sf")
+    command.add_argument("--n", type=int, default=48, help="channels of the transforms (%(default)s)")
+    command.add_argument("--m", type=int, default=96, help="channels of the latents (%(default)s)")
+    command.add_argument("--steps", type=int, default=10_000, help="all steps; the learning rate ends with them")
+    command.add_argument("--minutes", type=float, help="stop cleanly after this time; run again to go on")
+    command.add_argument("--crop", type=int, default=128, help="side of the crops, a multiple of 64 (%(default)s)")
+    command.add_argument("--batch", type=int, default=8, help="crops a step (%(default)s)")
+    command.add_argument("--lr", type=float, default=1e-3, help="highest learning rate (%(default)s)")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    command.add_argument("--threads", type=int, help="CPU threads")
+    command.set_defaults(run=_learned)
+
+
+def _learned(args: argparse.Namespace) -> None:
+    import torch
+
+    from train.learned import LearnedConfig, default_lambdas, run
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    names = ("model", "n", "m", "steps", "crop", "batch", "lr", "seed")
+    lambdas = tuple(float(part) for part in args.lambdas.split(",")) if args.lambdas else default_lambdas(args.model)
+    start = str(args.start) if args.start else ""
+    config = LearnedConfig(**{name: getattr(args, name) for name in names}, lambdas=lambdas, start=start)
+    print(run(config, args.data, args.output, device=args.device, minutes=args.minutes))
 
 
 def main() -> int:

@@ -1,0 +1,339 @@
+"""``python -m train learned``: trains the learned codecs ``msh``, ``vrae`` and ``msh-sf``.
+
+Loss: bits a pixel + lambda * 255^2 * mean squared error (pictures in [0, 1]), as in CompressAI. The quantiles of the
+factorised prior have their own loss and optimiser.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codec_wrappers.learned.models import Hyperprior, Kind, ModelConfig, MshSfModel, build
+from codec_wrappers.learned.storage import dump_model, parse_model
+from enhancer.files import write_atomically
+from train.config import to_json
+from train.export import _commit
+from train.learned_data import Pictures
+from train.learned_start import copy_weights
+from train.loop import NotFiniteError
+from train.progress import bar
+
+STATE = "state.pt"
+RESUMABLE = ("steps", "decay", "validate_every")
+"""Settings that may differ when a run is resumed: a run may be prolonged, or brought to its end."""
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class LearnedConfig:
+    """Everything that decides the result of a run, apart from the pictures.
+
+    Attributes:
+        model: Kind of model.
+        n: Channels of its transforms.
+        m: Channels of its latents.
+        lambdas: See :class:`~codec_wrappers.learned.models.ModelConfig`.
+        steps: Optimiser steps.
+        crop: Side of the crops, a multiple of 64.
+        batch: Crops a step.
+        lr: Highest learning rate of Adam.
+        aux_lr: Learning rate of the quantiles.
+        warmup: Steps of linear rise to ``lr``.
+        decay: Share of all steps, at the end, in which the rate falls to zero along a cosine.
+        clip: Largest gradient norm.
+        ema: Decay rate of the averaged weights, which are the result.
+        start: Weights file to start from, or empty; ``msh-sf`` needs that of its base.
+        seed: Of weights, crops and noise.
+        amp: Compute convolutions in bfloat16, but for the last ones of the transforms of the picture.
+        validate_every: Steps between validations.
+    """
+
+    model: Kind
+    lambdas: tuple[float, ...]
+    n: int = 48
+    m: int = 96
+    steps: int = 10_000
+    crop: int = 128
+    batch: int = 8
+    lr: float = 1e-3
+    aux_lr: float = 1e-2
+    warmup: int = 200
+    decay: float = 0.4
+    clip: float = 1.0
+    ema: float = 0.998
+    start: str = ""
+    seed: int = 0
+    amp: bool = True
+    validate_every: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.crop < 64 or self.crop % 64:
+            raise ValueError(f"crop must be a multiple of 64, got {self.crop}")
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}")
+        if self.model == "msh-sf" and not self.start:
+            raise ValueError("msh-sf starts from the weights of a trained msh (--start)")
+
+
+class LearnedTrainer:
+    """Model, averaged weights and optimisers of one run."""
+
+    def __init__(self, config: LearnedConfig, pictures: Pictures, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.pictures, self.device = config, pictures, device
+        self.step = 0
+        self.model = _start(config).to(device).train()
+        self.model.to(memory_format=torch.channels_last)
+        self.average = _start(config).to(device).eval().requires_grad_(False)
+        self.average.load_state_dict(self.model.state_dict())
+        self.trained, quantiles = _parameters(self.model)
+        self.optimizer = torch.optim.Adam(self.trained, config.lr)
+        self.aux_optimizer = torch.optim.Adam(quantiles, config.aux_lr) if quantiles else None
+
+    def advance(self) -> dict[str, float]:
+        """Makes one step; returns ``loss``, ``bpp``, ``mse`` and ``aux``.
+
+        Raises:
+            NotFiniteError: If the loss or a gradient is not finite; nothing is changed then.
+        """
+        config = self.config
+        torch.manual_seed(1_000_003 * config.seed + self.step)  # the noise of quantisation
+        x = self.pictures.batch(config.seed, self.step, config.batch, config.crop).to(self.device)
+        weight = self._set_quality()
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr * schedule(config, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        bpp, mse = rate_and_distortion(self.model, x, amp=config.amp)
+        loss = bpp + weight * 255**2 * mse
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.trained, config.clip)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise NotFiniteError(f"loss {loss.item():.4g}, gradient norm {norm.item():.4g} at step {self.step}")
+        self.optimizer.step()
+        aux = self._advance_quantiles()
+        self._update_average()
+        self.step += 1
+        return {"loss": loss.item(), "bpp": bpp.item(), "mse": mse.item(), "aux": aux}
+
+    def _set_quality(self) -> float:
+        """Chooses the quality of this step and returns its lambda; the choices cover the range evenly."""
+        lambdas = self.config.lambdas
+        if self.config.model == "msh":
+            return lambdas[0]
+        if self.config.model == "msh-sf":
+            index = self.step % len(lambdas)
+            self.model.set_quality(index / (len(lambdas) - 1))
+            return lambdas[index]
+        position = (self.step * _GOLDEN) % 1.0 * 1.1 - 0.05  # the ends, which have one neighbour, a little oftener
+        position = min(max(position, 0.0), 1.0)
+        self.model.set_quality(position)
+        return float(lambdas[0] * (lambdas[1] / lambdas[0]) ** position)
+
+    def _advance_quantiles(self) -> float:
+        if self.aux_optimizer is None:
+            return 0.0
+        self.aux_optimizer.zero_grad(set_to_none=True)
+        aux = self.model.aux_loss()
+        aux.backward()
+        self.aux_optimizer.step()
+        return float(aux.item())
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # A short memory at first, so that the average is not held back by the untrained weights.
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        pairs = [(a, p) for a, p in zip(self.average.parameters(), self.model.parameters(), strict=True)]
+        moving = [(a, p) for a, p in pairs if p.requires_grad]
+        torch._foreach_lerp_([a for a, _ in moving], [p for _, p in moving], 1 - decay)
+
+    def state(self) -> dict[str, Any]:
+        """All that resuming needs; the data need nothing but the step."""
+        aux = self.aux_optimizer
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "aux_optimizer": aux.state_dict() if aux else {},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues from what :meth:`state` returned."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.aux_optimizer:
+            self.aux_optimizer.load_state_dict(state["aux_optimizer"])
+
+    def validate(self) -> list[dict[str, float]]:
+        """Estimated rate and PSNR of the averaged weights over the validation crops, a line a quality."""
+        lambdas, lines = self.config.lambdas, []
+        positions = [1.0] if self.config.model == "msh" else torch.linspace(0, 1, max(len(lambdas), 5)).tolist()
+        for position in positions:
+            self.average.set_quality(position)
+            with torch.no_grad():
+                results = [
+                    rate_and_distortion(self.average, x.to(self.device), amp=False) for x in self.pictures.validation()
+                ]
+            bpp = sum(bpp.item() for bpp, _ in results) / max(len(results), 1)
+            psnr = sum(-10 * math.log10(max(mse.item(), 1e-10)) for _, mse in results) / max(len(results), 1)
+            lines.append({"position": round(position, 3), "bpp": round(bpp, 4), "psnr": round(psnr, 3)})
+        return lines
+
+
+def rate_and_distortion(model: Hyperprior, x: Tensor, *, amp: bool) -> tuple[Tensor, Tensor]:
+    """Bits a pixel and mean squared error of a batch; noisy in training mode, rounded in evaluation mode."""
+    lower: AbstractContextManager[Any] = torch.autocast(x.device.type, torch.bfloat16) if amp else nullcontext()
+    y = _transform(model.g_a, x, lower)
+    with lower:
+        z = model.h_a(y)
+    z_hat, z_likelihoods = model.entropy_bottleneck(z.float())
+    with lower:
+        scales, means = model.h_s(z_hat).float().chunk(2, 1)
+    y_hat, y_likelihoods = model.gaussian_conditional(y, scales, means=means)
+    x_hat = _transform(model.g_s, y_hat, lower)
+    bits = -sum(likelihoods.log2().sum() for likelihoods in (y_likelihoods, z_likelihoods))
+    if not model.training:
+        x_hat = x_hat.clamp(0, 1)
+    return bits / (x.shape[0] * x.shape[2] * x.shape[3]), (x_hat - x).square().mean()
+
+
+def _transform(layers: nn.Sequential, x: Tensor, lower: AbstractContextManager[Any]) -> Tensor:
+    """All layers, those before the last convolution in lower precision: bfloat16 is too coarse for its output."""
+    places = [i for i, layer in enumerate(layers) if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
+    with lower:
+        for layer in layers[: places[-1]]:
+            x = layer(x)
+    y: Tensor = layers[places[-1] :](x.float())
+    return y
+
+
+def _start(config: LearnedConfig) -> Hyperprior:
+    model = build(ModelConfig(config.model, config.n, config.m, config.lambdas))
+    if config.start:
+        path = Path(config.start)
+        copy_weights(parse_model(path.read_bytes(), path), model)
+    return model
+
+
+def _parameters(model: Hyperprior) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """What the main optimiser changes, and the quantiles; everything else is frozen."""
+    if isinstance(model, MshSfModel):
+        model.requires_grad_(False)
+        return [gain.requires_grad_() for gain in model.gains()], []
+    quantiles = [model.entropy_bottleneck.quantiles]
+    return [p for p in model.parameters() if p is not quantiles[0]], quantiles
+
+
+def default_lambdas(model: Kind) -> tuple[float, ...]:
+    """The lambdas of a kind of model if none are named: from CompressAI's ladder."""
+    ladder = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
+    return {"msh": (0.013,), "vrae": (ladder[0], ladder[-1]), "msh-sf": ladder}[model]
+
+
+def schedule(config: LearnedConfig, step: int) -> float:
+    """Share of the highest learning rate at ``step``: linear warm-up, constant, cosine to zero."""
+    rise = min(1.0, (step + 1) / max(config.warmup, 1))
+    tail = max(config.decay * config.steps, 1.0)
+    past = (step + 1 - (config.steps - tail)) / tail
+    return rise * 0.5 * (1 + math.cos(math.pi * min(max(past, 0.0), 1.0)))
+
+
+def run(config: LearnedConfig, data: Path, output: Path, *, device: str = "auto", minutes: float | None = None) -> str:
+    """Trains until all steps are done or ``minutes`` have passed; resumes what ``output`` holds.
+
+    ``output`` gets ``state.pt``, ``log.jsonl``, ``config.json`` and the weights of the average so far,
+    ``learned-MODEL.safetensors``; returns an entry for a manifest of weights.
+
+    Raises:
+        ValueError: If data or settings do not fit, or ``output`` holds another run.
+        NotFiniteError: If training diverges; the state saved last is good.
+    """
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    trainer = LearnedTrainer(config, Pictures.open(data, config.crop), torch.device(kind))
+    output.mkdir(parents=True, exist_ok=True)
+    if (state := _load(output, config)) is not None:
+        trainer.restore(state)
+    (output / "config.json").write_text(to_json(config) + "\n")
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    _fit(trainer, output, deadline)
+    return _export(trainer, output)
+
+
+def _fit(trainer: LearnedTrainer, output: Path, deadline: float | None) -> None:
+    config = trainer.config
+    progress = bar(total=config.steps, initial=trainer.step, unit="step", mininterval=5)
+    sums: dict[str, float] = {}
+    since, last = trainer.step, time.monotonic()
+    while trainer.step < config.steps:
+        for name, value in trainer.advance().items():
+            sums[name] = sums.get(name, 0.0) + value
+        progress.update()
+        end = trainer.step == config.steps or (deadline is not None and time.monotonic() > deadline)
+        if end or trainer.step % config.validate_every == 0:
+            count, seconds = trainer.step - since, time.monotonic() - last
+            means = {name: round(value / count, 6) for name, value in sums.items()}
+            line = {"step": trainer.step, **means, "lr": config.lr * schedule(config, trainer.step - 1)}
+            line |= {"crops_per_s": round(count * config.batch / seconds, 2), "validation": trainer.validate()}
+            _log(output, line)
+            _save(output, config, trainer.state())
+            sums, since, last = {}, trainer.step, time.monotonic()
+        if end:
+            break
+    progress.close()
+
+
+def _log(output: Path, line: dict[str, Any]) -> None:
+    line["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with (output / "log.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    print(json.dumps(line), file=sys.stderr)
+
+
+def _save(output: Path, config: LearnedConfig, state: dict[str, Any]) -> None:
+    """Replaces the state to resume from; a kill leaves the old one or the new one, never half."""
+    partial = output / f"{STATE}.part"
+    with partial.open("wb") as file:
+        torch.save({"config": to_json(config), **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(output / STATE)
+
+
+def _load(output: Path, config: LearnedConfig) -> dict[str, Any] | None:
+    path = output / STATE
+    if not path.is_file():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    old, new = json.loads(state["config"]), json.loads(to_json(config))
+    for key in sorted(set(old) | set(new)):
+        if key not in RESUMABLE and old.get(key) != new.get(key):
+            raise ValueError(f"{output} holds a run with another {key!r}: {old.get(key)} instead of {new.get(key)}")
+    return state
+
+
+def _export(trainer: LearnedTrainer, output: Path) -> str:
+    config = trainer.config
+    metadata = {"training": to_json(config), "steps": str(trainer.step), "commit": _commit()}
+    data, sha256 = dump_model(trainer.average, metadata)
+    name = f"learned-{config.model}" + (f"-{round(1e4 * config.lambdas[0]):04}" if config.model == "msh" else "")
+    path = output / f"{name}.safetensors"
+    write_atomically(path, data, overwrite=True)
+    lambdas = ", ".join(f"{value:g}" for value in config.lambdas)
+    return (
+        f'[{name}]\nfile = "{path.name}"\nsha256 = "{sha256}"\nmodel = "{config.model}"\nlambdas = [{lambdas}]\n'
+        f"parameters = {sum(p.numel() for p in trainer.average.parameters())}"
+    )

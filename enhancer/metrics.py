@@ -38,7 +38,7 @@ def mse(reference: Image, test: Image, *, data_range: float) -> float:
     Raises:
         ValueError: If shape or type differ or are not supported, or ``data_range`` is not positive.
     """
-    _check_pair(reference, test, data_range)
+    check_pair(reference, test, data_range)
     # Exact for both integer types: the sum of squares of a whole picture fits into 64 bits.
     difference = reference.astype(np.int64) - test.astype(np.int64)
     return float(np.square(difference).mean(dtype=np.float64)) * (255.0 / data_range) ** 2
@@ -61,7 +61,7 @@ def psnr(reference: Image, test: Image, *, data_range: float) -> float:
 
 def channel_psnr(reference: Image, test: Image, *, data_range: float) -> tuple[float, ...]:
     """PSNR of each channel on its own: ``(R, G, B)``, or one value for a gray picture."""
-    _check_pair(reference, test, data_range)
+    check_pair(reference, test, data_range)
     if reference.ndim == 2:
         return (psnr(reference, test, data_range=data_range),)
     return tuple(psnr(reference[..., c], test[..., c], data_range=data_range) for c in range(3))
@@ -79,7 +79,7 @@ def luma(image: Image, *, matrix: Matrix) -> npt.NDArray[np.float64]:
 
 def y_psnr(reference: Image, test: Image, *, data_range: float, matrix: Matrix) -> float:
     """PSNR in dB of the full-range, unrounded luma of both pictures; see :func:`luma`."""
-    _check_pair(reference, test, data_range)
+    check_pair(reference, test, data_range)
     if np.array_equal(reference, test):
         return math.inf
     difference = luma(reference, matrix=matrix) - luma(test, matrix=matrix)
@@ -95,8 +95,8 @@ def ssim(reference: Image, test: Image, *, data_range: float) -> float:
     Raises:
         ValueError: As :func:`mse`, and for sides below 11 pixels.
     """
-    _check_pair(reference, test, data_range)
-    _check_side(reference, 11, "SSIM")
+    check_pair(reference, test, data_range)
+    check_side(reference, 11, "SSIM")
     from skimage.metrics import structural_similarity
 
     value = structural_similarity(  # type: ignore[no-untyped-call]  # scikit-image has no types
@@ -119,13 +119,13 @@ def ms_ssim(reference: Image, test: Image, *, data_range: float) -> float:
     Raises:
         ValueError: As :func:`mse`, and for sides below :data:`MS_SSIM_MIN_SIDE`.
     """
-    _check_pair(reference, test, data_range)
+    check_pair(reference, test, data_range)
     return _ms_ssim(reference.astype(np.float64), test.astype(np.float64), data_range)
 
 
 def y_ms_ssim(reference: Image, test: Image, *, data_range: float, matrix: Matrix = "bt601") -> float:
     """MS-SSIM of the full-range, unrounded luma; otherwise as :func:`ms_ssim`."""
-    _check_pair(reference, test, data_range)
+    check_pair(reference, test, data_range)
     return _ms_ssim(luma(reference, matrix=matrix), luma(test, matrix=matrix), data_range)
 
 
@@ -137,7 +137,7 @@ def similarity_db(value: float) -> float:
 
 
 def _ms_ssim(reference: npt.NDArray[np.float64], test: npt.NDArray[np.float64], data_range: float) -> float:
-    _check_side(reference, MS_SSIM_MIN_SIDE, "MS-SSIM")
+    check_side(reference, MS_SSIM_MIN_SIDE, "MS-SSIM")
     if np.array_equal(reference, test):
         return 1.0  # The filters' rounding would leave it at 1 - 1e-16 and the dB form at 160 instead of infinity.
     import torch
@@ -152,7 +152,8 @@ def _ms_ssim(reference: npt.NDArray[np.float64], test: npt.NDArray[np.float64], 
     return min(value, 1.0)
 
 
-def _check_pair(reference: Image, test: Image, data_range: float) -> None:
+def check_pair(reference: Image, test: Image, data_range: float) -> None:
+    """Raises ``ValueError`` unless the pictures can be compared."""
     for image in (reference, test):
         if image.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"pictures must be uint8 or uint16, got {image.dtype}")
@@ -166,7 +167,8 @@ def _check_pair(reference: Image, test: Image, data_range: float) -> None:
         raise ValueError(f"data_range must be positive, got {data_range}")
 
 
-def _check_side(image: npt.NDArray[Any], limit: int, name: str) -> None:
+def check_side(image: npt.NDArray[Any], limit: int, name: str) -> None:
+    """Raises ``ValueError`` if a side is too short for the metric called ``name``."""
     height, width = image.shape[:2]
     if min(height, width) < limit:
         raise ValueError(f"{name} needs sides of at least {limit} pixels, got {width} x {height}")

@@ -19,9 +19,10 @@ from enhancer.errors import EnhancerError, ImageError
 from enhancer.evaluation.compare import comparable_metrics, compare_runs
 from enhancer.evaluation.enhancement import Enhancement
 from enhancer.evaluation.external_codec import ExternalCodec
-from enhancer.evaluation.measure import TITLES, mean_values, measure, measure_vmaf
+from enhancer.evaluation.measure import EXTRA, TITLES, mean_values, measure, measure_vmaf
 from enhancer.evaluation.pictures import find_pictures, load_originals
-from enhancer.evaluation.rd import RdSettings, kept_picture, run_rd
+from enhancer.evaluation.rd import RdSettings, run_rd
+from enhancer.evaluation.records import kept_picture
 from enhancer.evaluation.results import load_run, load_runs
 from enhancer.evaluation.sources import CodecSource, FolderSource, conform, parse_codec
 from enhancer.metrics import psnr
@@ -71,7 +72,7 @@ def test_numbers_are_those_of_the_codec_and_the_metrics(pictures, measured):
     assert record.bpp == pytest.approx(8 * len(bitstream) / (168 * 176))
     assert record.metrics["psnr"] == pytest.approx(psnr(image, codec.decode(bitstream).image, data_range=255))
     assert record.coding["qp"] == 40
-    assert set(record.metrics) == set(TITLES) - {"vmaf"}
+    assert set(record.metrics) == set(TITLES) - set(EXTRA)
     kept = np.asarray(PillowImage.open(kept_picture(measured, record.output_sha256)))
     np.testing.assert_array_equal(kept, codec.decode(bitstream).image)
 
@@ -208,6 +209,20 @@ def test_runs_by_different_versions_are_not_shown_together(tmp_path, pictures):
 
     run_rd(originals, [parse_codec("jpeg@50")], RdSettings(), tmp_path)
     assert len(load_runs(tmp_path)) == 2
+
+
+def test_an_enhanced_run_needs_the_version_of_the_codec_that_its_decoded_run_has(tmp_path, pictures):
+    checkpoint = write_random_checkpoint(tmp_path / "small.safetensors")
+    settings = RdSettings(enhancements=(Enhancement(str(checkpoint), backend="torch", device="cpu"),))
+    run_rd(load_originals(pictures, 1), [parse_codec("jpeg@50"), parse_codec("webp@50")], settings, tmp_path / "out")
+    path = tmp_path / "out" / "jpeg.run.json"
+    document = json.loads(path.read_text())
+    assert len(document["source"]["code"]) == 64
+    document["source"]["code"] = "0" * 64
+    path.write_text(json.dumps(document))
+
+    with pytest.raises(EnhancerError, match=r"jpeg and jpeg \+ small were measured by different versions"):
+        load_runs(tmp_path / "out")
 
 
 def test_two_runs_of_one_name_are_refused(tmp_path, pictures):

@@ -51,6 +51,30 @@ def test_target_can_allocate_for_the_enhanced_quality(tmp_path, pictures):
     assert chosen.means["psnr"] >= plain[1].means["psnr"] - 1e-9
 
 
+def test_a_stopped_table_goes_on_with_what_was_measured(tmp_path, pictures, monkeypatch):
+    checkpoint = write_random_checkpoint(tmp_path / "small.safetensors")
+    enhancement = Enhancement(str(checkpoint), backend="torch", device="cpu")
+    originals = load_originals(pictures)
+    apply, applied = Enhancement.apply, []
+
+    def stop_at_the_third(self, coded):
+        applied.append(coded)
+        if len(applied) == 3:
+            raise KeyboardInterrupt
+        return apply(self, coded)
+
+    monkeypatch.setattr(Enhancement, "apply", stop_at_the_third)
+    options = {"enhancements": [enhancement], "cache": EncodeCache(tmp_path / "cache")}
+    with pytest.raises(KeyboardInterrupt):
+        run_target(originals, [parse_codec("jpeg")], 0.8, **options)
+
+    _, first = run_target(originals, [parse_codec("jpeg")], 0.8, **options)
+    _, second = run_target(originals, [parse_codec("jpeg")], 0.8, **options)
+
+    assert len(applied) == 4
+    assert second == first
+
+
 def test_target_refuses_what_it_cannot_do(tmp_path, pictures):
     originals = load_originals(pictures, 1)
     with pytest.raises(ValueError, match="a model is needed"):

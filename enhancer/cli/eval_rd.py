@@ -55,7 +55,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     decoded.add_argument("--label", default="decoded", metavar="NAME", help="name of their curve (default: decoded)")
     add_model_arguments(parser)
-    parser.add_argument("--vmaf", action="store_true", help="measure VMAF, too (needs an ffmpeg with libvmaf)")
+    parser.add_argument(
+        "--extra",
+        action="append",
+        default=[],
+        choices=("vif", "ssimulacra2", "vmaf"),
+        metavar="METRIC",
+        help="measure vif, ssimulacra2 or vmaf, too (vmaf needs an ffmpeg with libvmaf); repeatable",
+    )
     parser.add_argument(
         "--keep-pictures", action="store_true", help="keep decoded and enhanced pictures, for the report's viewer"
     )
@@ -109,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
     settings = RdSettings(
         qps=args.qps,
         enhancements=enhancements(args, jobs),
-        vmaf=args.vmaf,
+        extra=tuple(args.extra),
         keep_pictures=args.keep_pictures,
         jobs=jobs,
         cache=encode_cache(args),

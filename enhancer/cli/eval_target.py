@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from enhancer.cli.eval_bd import align
 from enhancer.cli.eval_rd import (
@@ -45,6 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table."""
+    from codec_wrappers.encode_cache import EncodeCache
     from enhancer.errors import EnhancerError
     from enhancer.evaluation.parallel import default_jobs
     from enhancer.evaluation.pictures import load_originals
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     sources = [parse_codec(spec) for spec in args.codec]
     originals = load_originals(args.pictures, args.limit)
     bpp = args.bpp if args.bytes is None else bpp_of_bytes(args.bytes, originals)
-    with ProgressBar(args.quiet) as bar:
+    with ProgressBar(args.quiet) as bar, TemporaryDirectory(prefix="enhance-eval-") as scratch:
         rows = run_target(
             originals,
             sources,
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
             allocations=args.allocate or ["mix"],
             enhancements=enhancements(args, jobs),
             jobs=jobs,
-            cache=encode_cache(args),
+            cache=encode_cache(args) or EncodeCache(Path(scratch)),
             progress=bar.update,
         )
     text = target_to_json(rows, sources, bpp, environment())

@@ -9,8 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-from codec_wrappers import Availability, CodingInfo, Decoded, Image, Metadata, QpRange
-from codec_wrappers.base import NO_METADATA, FineKnob, check_image
+from codec_wrappers.base import (
+    NO_METADATA,
+    Availability,
+    CodingInfo,
+    Decoded,
+    FineKnob,
+    Image,
+    Metadata,
+    QpRange,
+    check_image,
+    check_positive,
+)
 from codec_wrappers.errors import CodecError
 from codec_wrappers.process import find_tool, run_tool
 
@@ -50,8 +60,7 @@ class ExternalCodec:
     def __post_init__(self) -> None:
         _check_command(self.encode_command, ("in", "out", "qp"))
         _check_command(self.decode_command, ("in", "out"))
-        if self.timeout_s <= 0:
-            raise ValueError(f"timeout_s must be positive, got {self.timeout_s}")
+        check_positive("timeout_s", self.timeout_s)
 
     @classmethod
     def parse(cls, spec: str) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -25,6 +25,7 @@ from enhancer.metrics import (
     y_ms_ssim,
     y_psnr,
 )
+from enhancer.perceptual import SSIMULACRA2_MIN_SIDE, VIF_MIN_SIDE, ssimulacra2, vif
 
 Values: TypeAlias = dict[str, float | None]
 """Metric name -> value; None where the picture does not allow the metric."""
@@ -42,23 +43,28 @@ TITLES: dict[str, str] = {
     "ms_ssim_y": "MS-SSIM of BT.601 luma",
     "ms_ssim_y_db": "MS-SSIM of luma, −10·log10(1 − x) (dB)",
     "ssim": "SSIM, mean of R, G, B",
+    "vif": "VIF of BT.601 luma, pixel domain",
+    "ssimulacra2": "SSIMULACRA2 v2.1",
     "vmaf": "VMAF v0.6.1 of BT.709 luma (libvmaf)",
 }
-"""What each metric is, spelt out; ``vmaf`` is measured on request only."""
+"""What each metric is, spelt out; those of :data:`EXTRA` are measured on request only."""
 
 LOWER_IS_BETTER = frozenset({"mse"})
 
 
-def measure(reference: Image, test: Image, *, vmaf: bool = False) -> Values:
-    """Every metric of :data:`TITLES` for one picture of 8 or 16 bits.
+def measure(reference: Image, test: Image, *, extra: Sequence[str] = ()) -> Values:
+    """The metrics of :data:`TITLES` for one picture of 8 or 16 bits, of :data:`EXTRA` those asked for.
 
-    MS-SSIM is None for sides below 161 pixels, SSIM below 11, colour channels for gray pictures.
+    None stands for what a picture does not allow: MS-SSIM for sides below 161 pixels, VIF below 41 and
+    for a flat original, SSIM below 11, SSIMULACRA2 below 8, colour channels for gray pictures.
 
     Raises:
-        ValueError: If the pictures cannot be compared.
+        ValueError: If the pictures cannot be compared, or a metric is unknown.
         CodecUnavailableError: If ``vmaf`` is wanted and no ffmpeg with libvmaf is here.
     """
-    top = float(np.iinfo(reference.dtype).max)
+    if unknown := set(extra) - set(EXTRA):
+        raise ValueError(f"an extra metric must be one of {', '.join(EXTRA)}, got {unknown.pop()!r}")
+    top = _top(reference)
     error = mse(reference, test, data_range=top)
     values: Values = {"psnr": psnr_from_mse(error)}
     channels = channel_psnr(reference, test, data_range=top)
@@ -73,9 +79,23 @@ def measure(reference: Image, test: Image, *, vmaf: bool = False) -> Values:
         values[name] = similarity
         values[f"{name}_db"] = None if similarity is None else similarity_db(similarity)
     values["ssim"] = ssim(reference, test, data_range=top) if min(reference.shape[:2]) >= 11 else None
-    if vmaf:
-        values["vmaf"] = measure_vmaf(reference, test)
-    return values
+    return values | {name: EXTRA[name](reference, test) for name in EXTRA if name in extra}
+
+
+def measure_vif(reference: Image, test: Image) -> float | None:
+    """VIF, None where it is not defined."""
+    flat = not np.ptp(reference, axis=(0, 1)).any()
+    return None if flat or min(reference.shape[:2]) < VIF_MIN_SIDE else vif(reference, test, data_range=_top(reference))
+
+
+def measure_ssimulacra2(reference: Image, test: Image) -> float | None:
+    """SSIMULACRA2, None where the picture is too small."""
+    small = min(reference.shape[:2]) < SSIMULACRA2_MIN_SIDE
+    return None if small else ssimulacra2(reference, test, data_range=_top(reference))
+
+
+def _top(image: Image) -> float:
+    return float(np.iinfo(image.dtype).max)
 
 
 def mean_values(pictures: Sequence[Mapping[str, float | None]]) -> Values:
@@ -143,3 +163,11 @@ def _ffmpeg() -> str:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
         raise CodecUnavailableError(f"VMAF needs ffmpeg: {error}") from error
+
+
+EXTRA: dict[str, Callable[[Image, Image], float | None]] = {
+    "vif": measure_vif,
+    "ssimulacra2": measure_ssimulacra2,
+    "vmaf": measure_vmaf,
+}
+"""Slower metrics, measured on request."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import re
@@ -207,20 +208,26 @@ def load_runs(folder: Path) -> list[Run]:
         raise EnhancerError(f"{folder} holds two runs called {twice.pop()!r}")
     for run in runs[1:]:
         check_same_pictures(runs[0], run)
-        _check_same_code(runs[0], run, ("measuring", "coding"))
-    enhanced = [run for run in runs if run.enhancement]
-    for run in enhanced[1:]:
-        _check_same_code(enhanced[0], run, ("enhancing",))
+    for first, second in itertools.combinations(runs, 2):
+        if not _by_same_version(first, second):
+            raise EnhancerError(
+                f"{first.label} and {second.label} were measured by different versions of this program;"
+                " run enhance-eval rd again for the older one"
+            )
     return runs
 
 
-def _check_same_code(first: Run, second: Run, kinds: tuple[str, ...]) -> None:
-    codes = [{kind: run.environment.get("code", {}).get(kind) for kind in kinds} for run in (first, second)]
-    if codes[0] != codes[1]:
-        raise EnhancerError(
-            f"{first.label} and {second.label} were measured by different versions of this program;"
-            " run enhance-eval rd again for the older one"
-        )
+def _by_same_version(first: Run, second: Run) -> bool:
+    """Whether the parts of the program agree that both runs used: measuring, enhancing, one and the same codec."""
+    codes = [run.environment.get("code", {}) for run in (first, second)]
+    kinds = ("measuring", "enhancing") if first.enhancement and second.enhancement else ("measuring",)
+    same_codec = without_versions(first.source) == without_versions(second.source)
+    return all(codes[0].get(k) == codes[1].get(k) for k in kinds) and not (same_codec and first.source != second.source)
+
+
+def without_versions(source: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for of a source: its identity less the versions of encoder and wrapper."""
+    return {key: value for key, value in source.items() if key not in ("encoder", "code")}
 
 
 def check_same_pictures(first: Run, second: Run) -> None:

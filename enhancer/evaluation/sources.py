@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from codec_wrappers import Codec, CodingInfo, Image, codec_names, get_codec
-from codec_wrappers.encode_cache import EncodeCache, encode_key, encoder_versions
+from codec_wrappers.encode_cache import EncodeCache, code_sha256, encode_key, encoder_versions
 from codec_wrappers.errors import CodecError
 from enhancer.errors import ImageError
 from enhancer.evaluation.external_codec import ExternalCodec
@@ -80,6 +80,7 @@ class CodecSource:
             "codec": self.codec.name,
             "options": asdict(self.codec),  # type: ignore[call-overload]  # codecs are dataclasses
             "encoder": codec.fingerprint() if isinstance(codec, ExternalCodec) else encoder_versions(type(self.codec)),
+            "code": code_sha256(type(self.codec)),
         }
 
     def qps(self, common: tuple[int, ...]) -> tuple[int, ...]:

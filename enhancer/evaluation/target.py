@@ -13,27 +13,17 @@ from codec_wrappers.allocation import Allocation, allocate
 from codec_wrappers.base import NO_METADATA, FineKnob
 from codec_wrappers.coding_jobs import Progress
 from codec_wrappers.encode_cache import EncodeCache
-from codec_wrappers.errors import CodecError
 from codec_wrappers.workers import WorkerPool
+from enhancer.errors import EnhancerError
 from enhancer.evaluation.enhancement import Enhancement
 from enhancer.evaluation.external_codec import ANY_QP
-from enhancer.evaluation.measure import Values, mean_values, measure
+from enhancer.evaluation.measure import Values, mean_values
 from enhancer.evaluation.pictures import Original, load_image
-from enhancer.evaluation.sources import CodecSource, Coded, conform, named, sha256
+from enhancer.evaluation.records import Point, RecordStore, Variant, measure_point
+from enhancer.evaluation.results import Record
+from enhancer.evaluation.sources import CodecSource, Coded
 
 Allocate: TypeAlias = Literal["mix", "psnr", "enhanced"]
-
-
-@dataclass(frozen=True)
-class TargetPicture:
-    """One picture's share of the budget and what it became."""
-
-    picture: str
-    qp: int
-    byte_count: int
-    metrics: Values
-    bitstream_sha256: str
-    seconds: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -58,7 +48,7 @@ class TargetRow:
     bpp: float
     encodes: int
     means: Values
-    pictures: tuple[TargetPicture, ...]
+    pictures: tuple[Record, ...]
 
 
 @dataclass(frozen=True)
@@ -105,18 +95,6 @@ class EnhancedCodec:
         return Decoded(self.enhancement.apply(coded)[0], decoded.info)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One picture's bitstream to decode, enhance and measure."""
-
-    original: Original
-    label: str
-    codec: Codec
-    qp: int
-    bitstream: bytes
-    enhancements: tuple[Enhancement | None, ...]
-
-
 def run_target(
     originals: Sequence[Original],
     sources: Sequence[CodecSource],
@@ -126,6 +104,7 @@ def run_target(
     enhancements: Sequence[Enhancement] = (),
     jobs: int = 1,
     cache: EncodeCache | None = None,
+    records: Path | None = None,
     progress: Progress | None = None,
 ) -> list[TargetRow]:
     """The rows of the table: for each codec and allocation the codec alone, then with each enhancement.
@@ -141,6 +120,7 @@ def run_target(
         enhancements: Networks.
         jobs: Worker processes.
         cache: Where bitstreams are kept; by default the user's cache.
+        records: Folder of measurements, from which a stopped evaluation goes on; by default a folder of the cache's.
         progress: Told after every encode.
 
     Raises:
@@ -148,7 +128,8 @@ def run_target(
         RateControlError: If a codec cannot keep to the budget.
         CodecError: If a codec fails.
     """
-    store = cache or EncodeCache()
+    cache = cache or EncodeCache()
+    store = RecordStore(records or cache.folder / "measured", cache=cache)
     if unknown := set(allocations) - set(get_args(Allocate)):
         raise ValueError(f"allocate must be one of {', '.join(get_args(Allocate))}, got {unknown.pop()!r}")
     if "enhanced" in allocations and not enhancements:
@@ -156,19 +137,20 @@ def run_target(
     for source in sources:
         if source.codec.qp_range == ANY_QP:
             raise ValueError(f"{source.label}: a search needs the range of qps: cmd[CHEAPEST..DEAREST]:…")
+    store.prepare()
     rows = []
     paths = [original.path for original in originals]
-    options: dict[str, Any] = {"read": load_image, "workers": jobs, "cache": store, "progress": progress}
+    options: dict[str, Any] = {"read": load_image, "workers": jobs, "cache": cache, "progress": progress}
     for source in sources:
         for kind in allocations:
             if kind != "enhanced":
                 chosen = allocate(source.codec, paths, bpp, kind, **options)
-                rows += _rows(originals, source, kind, chosen, (None, *enhancements), jobs)
+                rows += _rows(originals, source, kind, chosen, (None, *enhancements), store, jobs)
                 continue
             for enhancement in enhancements:
-                whole: Any = EnhancedCodec(source.codec, enhancement, store)
+                whole: Any = EnhancedCodec(source.codec, enhancement, cache)
                 chosen = allocate(whole, paths, bpp, "psnr", **options)
-                rows += _rows(originals, source, kind, chosen, (enhancement,), jobs)
+                rows += _rows(originals, source, kind, chosen, (enhancement,), store, jobs)
     return rows
 
 
@@ -178,54 +160,40 @@ def _rows(
     kind: Allocate,
     chosen: Allocation,
     enhancements: tuple[Enhancement | None, ...],
+    store: RecordStore,
     jobs: int,
 ) -> list[TargetRow]:
-    todo = []
-    for i, (original, row) in enumerate(zip(originals, chosen.pictures, strict=True)):
-        codec = row.codec.codec if isinstance(row.codec, EnhancedCodec) else row.codec
-        todo.append(_Job(original, source.label, codec, row.qp, chosen.bitstream(i), enhancements))
-    measured: list[list[TargetPicture]] = [[] for _ in todo]
-    with WorkerPool(min(jobs, len(todo))) as pool:
-        for position, pictures in pool.run(_measure, todo):
-            measured[position] = pictures
-    return [
-        TargetRow(
-            label=f"{source.label} + {enhancement.label}" if enhancement else source.label,
-            allocation=kind,
-            budget_bytes=chosen.budget_bytes,
-            total_bytes=chosen.total_bytes,
-            bpp=chosen.bpp,
-            encodes=chosen.encodes,
-            means=mean_values([pictures[column].metrics for pictures in measured]),
-            pictures=tuple(pictures[column] for pictures in measured),
-        )
-        for column, enhancement in enumerate(enhancements)
-    ]
-
-
-def _measure(job: _Job) -> list[TargetPicture]:
-    image = load_image(job.original.path)
-    try:
-        decoded = job.codec.decode(job.bitstream)
-    except CodecError as error:
-        raise named(error, f"{job.label} at qp {job.qp} of {job.original.name}") from error
-    info = decoded.info
-    output = conform(decoded.image, image, f"{job.label} at qp {job.qp} of {job.original.name}")
-    coded = Coded(output, len(job.bitstream), None, info.codec, info, {})
-    pictures = []
-    for enhancement in job.enhancements:
-        result, seconds = enhancement.apply(coded) if enhancement else (output, None)
-        pictures.append(
-            TargetPicture(
-                picture=job.original.name,
-                qp=job.qp,
-                byte_count=len(job.bitstream),
-                metrics=measure(image, result),
-                bitstream_sha256=sha256(job.bitstream),
-                seconds={"enhance": seconds},
+    points = []
+    for original, picture in zip(originals, chosen.pictures, strict=True):
+        codec = picture.codec.codec if isinstance(picture.codec, EnhancedCodec) else picture.codec
+        variants = tuple(Variant.of(CodecSource(source.label, codec), e) for e in enhancements)
+        points.append(Point(original, picture.qp, variants, store))
+    with WorkerPool(min(jobs, len(points))) as pool:
+        for _ in pool.run(measure_point, points):
+            pass
+    rows = []
+    for column in range(len(enhancements)):
+        records = tuple(_load(store, point, column) for point in points)
+        rows.append(
+            TargetRow(
+                label=points[0].variants[column].label,
+                allocation=kind,
+                budget_bytes=chosen.budget_bytes,
+                total_bytes=chosen.total_bytes,
+                bpp=chosen.bpp,
+                encodes=chosen.encodes,
+                means=mean_values([record.metrics for record in records]),
+                pictures=records,
             )
         )
-    return pictures
+    return rows
+
+
+def _load(store: RecordStore, point: Point, column: int) -> Record:
+    record = store.load(point.variants[column], point.original, point.qp)
+    if record is None:
+        raise EnhancerError(f"the record of {point.original.name} at {point.qp} vanished from {store.folder}")
+    return record
 
 
 def target_to_json(

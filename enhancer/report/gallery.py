@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from codec_wrappers import Image
-from enhancer.evaluation.rd import kept_picture
+from enhancer.evaluation.records import kept_picture
 from enhancer.evaluation.results import Record, Run
 
 QUALITIES = ("lossless", 95, 90, 85, 80, 75, 70, 60, 50, 40)

@@ -20,7 +20,7 @@ from enhancer.report.plots import overlay_values
 from enhancer.report.published import Published
 
 BD_METRICS = ("psnr", "psnr_y601", "ms_ssim_db")
-TABLE_METRICS = ("psnr", "psnr_y601", "psnr_y709", "ms_ssim", "ms_ssim_y", "ssim", "vmaf")
+TABLE_METRICS = ("psnr", "psnr_y601", "psnr_y709", "ms_ssim", "ms_ssim_y", "ssim", "vif", "ssimulacra2", "vmaf")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,12 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+OPTIONS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
+    # No calls home: where no network is, each would fail, loudly and late.
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"),
+)
+
 
 def find_chromium() -> str | None:
     """Path of a Chromium on PATH, or None."""
@@ -41,9 +47,9 @@ class Browser:
             os.dup2(first, 3)
             os.dup2(second, 4)
 
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+        profile = f"--user-data-dir={self._profile.name}"
         self._process = subprocess.Popen(
-            [program, *options, "--remote-debugging-pipe", f"--user-data-dir={self._profile.name}", "about:blank"],
+            [program, *OPTIONS, "--remote-debugging-pipe", profile, "about:blank"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -134,7 +140,7 @@ class Browser:
             self._note(answer)
 
     def _wait_for_targets(self) -> list[dict[str, Any]]:
-        for _ in range(100):
+        for _ in range(600):  # a minute: a busy machine starts a browser slowly
             targets: list[dict[str, Any]] = self.call("Target.getTargets")["targetInfos"]
             if any(t["type"] == "page" for t in targets):
                 return targets

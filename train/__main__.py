@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_evaluate(commands)
     _add_export(commands)
+    _add_quantize(commands)
     _add_learned(commands)
     return top
 
@@ -138,6 +139,24 @@ def _export(args: argparse.Namespace) -> None:
 
     sha256 = export(args.run_folder, args.which, args.output, args.note)
     print(f'{args.output}: sha256 = "{sha256}"')
+
+
+def _add_quantize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("quantize", help="prepare a checkpoint for int8, and measure what that costs")
+    command.add_argument("checkpoint", help="name or path")
+    command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
+    command.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
+    command.add_argument("--pairs", type=int, default=64, help="to calibrate with, and to measure with (%(default)s)")
+    command.set_defaults(run=_quantize)
+
+
+def _quantize(args: argparse.Namespace) -> None:
+    from train.quantize import quantize
+
+    report = quantize(args.checkpoint, args.data, args.output, pairs=args.pairs)
+    print(f'{args.output}: sha256 = "{report.sha256}"')
+    loss = f"{report.mean_loss_db:.4f} dB on average, {report.worst_loss_db:.4f} dB at worst"
+    print(f"int8 loses {loss}, over {report.pairs} validation pairs")
 
 
 def _add_learned(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

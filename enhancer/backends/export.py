@@ -15,22 +15,28 @@ import torch
 from enhancer.checkpoint import Checkpoint
 from enhancer.errors import EnhancerError
 from enhancer.files import write_atomically
+from enhancer.quantization import METADATA_KEY, quantized, stored_ranges
 
 OPSET = 17
 INPUTS = ("x", "condition")
 OUTPUT = "restored"
 
 
-def to_onnx(checkpoint: Checkpoint) -> bytes:
-    """The network as an ONNX model, float32.
+def to_onnx(checkpoint: Checkpoint, *, int8: bool = False) -> bytes:
+    """The network as an ONNX model: float32, or with a trunk of 8 bits.
 
     Inputs are ``x`` ``(N, 3, H, W)`` and ``condition`` ``(N, K)``, the output is ``restored``, all as
     in :class:`enhancer.network.RestorationNetwork`; N, H and W are free.
+
+    Raises:
+        CheckpointError: If ``int8`` is asked for and the checkpoint was not calibrated.
     """
     network = checkpoint.network
     side = 2 * network.multiple
     example = (torch.rand(1, 3, side, side), torch.zeros(1, checkpoint.config.condition))
     axes = {"x": {0: "n", 2: "h", 3: "w"}, "condition": {0: "n"}, OUTPUT: {0: "n", 2: "h", 3: "w"}}
+    if int8:
+        network = quantized(network, stored_ranges(checkpoint))
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter based on torch.export needs one more package (onnxscript) and brings nothing here.
@@ -48,25 +54,25 @@ def to_onnx(checkpoint: Checkpoint) -> bytes:
     return buffer.getvalue()
 
 
-def with_properties(checkpoint: Checkpoint, properties: dict[str, str]) -> bytes:
+def with_properties(checkpoint: Checkpoint, properties: dict[str, str], *, int8: bool = False) -> bytes:
     """The model of :func:`to_onnx` with ``properties`` in its metadata."""
     import onnx
 
-    model = onnx.load_from_string(to_onnx(checkpoint))
+    model = onnx.load_from_string(to_onnx(checkpoint, int8=int8))
     onnx.helper.set_model_props(model, properties)
     data: bytes = model.SerializeToString()
     return data
 
 
-def cached_onnx(checkpoint: Checkpoint) -> bytes:
+def cached_onnx(checkpoint: Checkpoint, *, int8: bool = False) -> bytes:
     """Like :func:`to_onnx`, from the cache folder if this network has been exported before."""
     folder = cache_folder()
     if folder is None:
-        return to_onnx(checkpoint)
-    path = folder / f"{_digest(checkpoint)}.onnx"
+        return to_onnx(checkpoint, int8=int8)
+    path = folder / f"{_digest(checkpoint, int8)}.onnx"
     with suppress(OSError):
         return path.read_bytes()
-    model = to_onnx(checkpoint)
+    model = to_onnx(checkpoint, int8=int8)
     with suppress(EnhancerError):  # a full disk costs the cache, not the picture
         write_atomically(path, model, overwrite=True)
     return model
@@ -96,9 +102,10 @@ def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
-def _digest(checkpoint: Checkpoint) -> str:
+def _digest(checkpoint: Checkpoint, int8: bool) -> str:
     """Hash of everything that the exported model depends on."""
-    digest = hashlib.sha256(f"{checkpoint.config} opset {OPSET} torch {torch.__version__}".encode())
+    ranges = checkpoint.metadata.get(METADATA_KEY) if int8 else None
+    digest = hashlib.sha256(f"{checkpoint.config} opset {OPSET} torch {torch.__version__} int8 {ranges}".encode())
     for name, values in sorted(checkpoint.network.state_dict().items()):
         digest.update(name.encode())
         digest.update(values.cpu().contiguous().numpy().tobytes())

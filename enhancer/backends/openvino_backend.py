@@ -19,6 +19,7 @@ class OpenVinoBackend:
         checkpoint: The network.
         threads: Threads on the processor; None leaves the choice to OpenVINO.
         precision: Of the layers; ``auto`` is bfloat16 where the processor has it, which halves the time.
+            With ``int8`` the layers that keep their precision compute as with ``auto``.
     """
 
     name: BackendName = "openvino"
@@ -29,7 +30,8 @@ class OpenVinoBackend:
         import openvino
 
         core = openvino.Core()
-        if precision == "auto":
+        model = core.read_model(cached_onnx(checkpoint, int8=precision == "int8"))
+        if precision in ("auto", "int8"):
             precision = "bfloat16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "float32"
         options: dict[str, str | int] = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
@@ -39,7 +41,7 @@ class OpenVinoBackend:
             options["INFERENCE_NUM_THREADS"] = threads
         if folder := cache_folder():
             options["CACHE_DIR"] = str(folder / "openvino")
-        self._compiled = core.compile_model(core.read_model(cached_onnx(checkpoint)), "CPU", options)
+        self._compiled = core.compile_model(model, "CPU", options)
         self._local = threading.local()
 
     def __call__(self, x: Tensor, condition: Tensor) -> Tensor:

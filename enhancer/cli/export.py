@@ -28,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", metavar="MODEL", help="fast, balanced, max or a checkpoint file")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="model to write, e.g. m.onnx")
+    parser.add_argument("--int8", action="store_true", help="trunk of 8 bits, if the checkpoint was calibrated for it")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser
 
@@ -51,5 +52,5 @@ def _run(args: argparse.Namespace) -> None:
         "codecs": json.dumps(list(checkpoint.codecs)),
         "checkpoint_sha256": checkpoint.sha256,
     }
-    write_atomically(args.output, with_properties(checkpoint, properties), overwrite=args.overwrite)
+    write_atomically(args.output, with_properties(checkpoint, properties, int8=args.int8), overwrite=args.overwrite)
     print(f"{args.output}: H and W are multiples of {network.multiple}")

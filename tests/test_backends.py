@@ -104,13 +104,13 @@ def test_bfloat16_layers_change_a_sample_by_one_at_most(backend, picture):
 
 
 def test_precision_is_checked(checkpoint):
-    with pytest.raises(ValueError, match="precision must be one of auto, float32, bfloat16, got 'int4'"):
+    with pytest.raises(ValueError, match="precision must be one of auto, float32, bfloat16, int8, got 'int4'"):
         create_backend("torch", checkpoint, precision="int4")
 
 
 @needs("onnx", "onnxruntime")
-def test_onnxruntime_computes_in_single_precision_only(checkpoint):
-    with pytest.raises(ValueError, match="backend onnx computes in float32 only"):
+def test_onnxruntime_does_not_compute_in_bfloat16(checkpoint):
+    with pytest.raises(ValueError, match="backend onnx computes in float32 and int8 only"):
         create_backend("onnx", checkpoint, precision="bfloat16")
 
 

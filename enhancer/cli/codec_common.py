@@ -21,11 +21,20 @@ PIPE = "-"
 def add_codec_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """Declares which codec encodes, and how."""
     default = "" if required else " (default: the one that writes the output's suffix)"
-    parser.add_argument("-c", "--codec", choices=codec_names(), required=required, help=f"codec{default}")
+    parser.add_argument(
+        "-c", "--codec", choices=_CodecChoices(codec_names()), required=required, help=f"codec{default}"
+    )
     parser.add_argument("--preset", help="named set of encoder options, e.g. reference, tuned, fast")
     parser.add_argument("--chroma", choices=("420", "422", "444"), help="chroma format")
     parser.add_argument("--backend", help="what encodes, see enhance-codec list")
     add_option_argument(parser)
+
+
+class _CodecChoices(tuple[str, ...]):
+    """Names of codecs; ``NAME:PRESET`` is one of them, too."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(str(name).partition(":")[0])
 
 
 def add_option_argument(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +66,7 @@ def codec_from(args: argparse.Namespace, name: str) -> Codec:
     options: dict[str, Any] = {
         option: value for option in ("preset", "chroma", "backend") if (value := getattr(args, option, None))
     }
-    fields = getattr(REGISTRY.codec_class(name), "__dataclass_fields__", {})
+    fields = getattr(REGISTRY.codec_class(name.partition(":")[0]), "__dataclass_fields__", {})
     for entry in args.option:
         option, equals, text = entry.partition("=")
         if not equals:

@@ -71,6 +71,8 @@ class OptimizerSettings:
             that it is constant, so that a run can be prolonged by resuming with more steps.
         clip: Largest gradient norm; 0 switches clipping off.
         ema: Decay rate of the averaged weights; 0 switches averaging off.
+        precondition: Start a fresh network with a whitening first layer and a small residual.
+        head_lr: Factor on the first layer's learning rate.
     """
 
     lr: float = 1e-3
@@ -80,6 +82,8 @@ class OptimizerSettings:
     decay: float = 0.3
     clip: float = 0.5
     ema: float = 0.999
+    precondition: bool = True
+    head_lr: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class TrainConfig:
         save_every: Steps between checkpoints.
         teacher: Checkpoint to distil from, or empty.
         teacher_weight: Share of the teacher's picture in the target.
-        start: Checkpoint whose weights to start from (equal but for fewer blocks), or empty.
+        start: Checkpoint whose weights to start from (equal, or with fewer blocks or channels), or empty.
         codecs: Codecs of the condition vector, in order.
     """
 

@@ -20,6 +20,7 @@ from train.config import TrainConfig
 from train.data import Batch, CropSampler
 from train.grow import copy_weights
 from train.losses import reconstruction_loss
+from train.precondition import precondition
 from train.progress import bar
 from train.runlog import RunLog, load_state, save_state
 from train.store import PairStore
@@ -80,7 +81,10 @@ class Trainer:
         self.store = store
         self.step = 0
         device = processes.device
+        self.sampler = CropSampler(store, config, device)
         self.network = _fresh(config, device)
+        if config.optimizer.precondition:
+            precondition(self.network, self.sampler, config.phases[0].crop)
         if config.start:
             from enhancer.checkpoint import load_checkpoint
 
@@ -93,10 +97,14 @@ class Trainer:
         self.average.requires_grad_(False)
         self.teacher = _teacher(config, device)
         settings = config.optimizer
+        head = list(self.network.head.parameters())
+        rest = [p for name, p in self.network.named_parameters() if not name.startswith("head.")]
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay
+            [{"params": head, "rate": settings.head_lr}, {"params": rest, "rate": 1.0}],
+            settings.lr,
+            settings.betas,
+            weight_decay=settings.weight_decay,
         )
-        self.sampler = CropSampler(store, config, device)
         self.wrapped: nn.Module = DistributedDataParallel(self.network) if processes.count > 1 else self.network
 
     def advance(self) -> float:
@@ -108,7 +116,7 @@ class Trainer:
         phase, settings = self.config.phase_at(self.step), self.config.optimizer
         batch = self.sampler.batch(self.step, self.processes.share(phase.batch), phase.crop)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * schedule(self.config, self.step)
+            group["lr"] = settings.lr * group["rate"] * schedule(self.config, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(batch, phase.loss)
         loss.backward()  # type: ignore[no-untyped-call]

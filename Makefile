@@ -5,7 +5,7 @@
 # make wheel   dist/*.whl with the weights inside
 # make clean   removes all that the other targets made, .venv included
 #
-# IMAGE=my.png BPP=0.2 MODEL=fast change the demo; TORCH=torch==2.13.0 takes the build with CUDA from PyPI;
+# IMAGE=my.png BPP=0.2 MODEL=fast change the demo; ARGS="--model fast" goes to the results; TORCH=torch==2.13.0 takes the build with CUDA from PyPI;
 # PYTHON=python3.12 makes .venv with another Python.
 
 # Plain assignments: only the command line changes them, not a stray variable of the environment.
@@ -13,6 +13,8 @@ PYTHON = python3
 IMAGE =
 BPP = 0.15
 MODEL =
+DATA =
+ARGS =
 
 venv := .venv
 bin := $(venv)/bin
@@ -47,10 +49,10 @@ lint: $(stamp)
 	$(bin)/mypy
 
 results: $(stamp)
-	$(bin)/python -m benchmarks.results $(if $(DATA),--data "$(DATA)")
+	$(bin)/python -m benchmarks.results $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 results-quick: $(stamp)
-	$(bin)/python -m benchmarks.results --quick $(if $(DATA),--data "$(DATA)")
+	$(bin)/python -m benchmarks.results --quick $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 wheel: $(stamp)
 	$(bin)/python -m hatchling build -t wheel

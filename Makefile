@@ -5,7 +5,8 @@
 # make wheel   dist/*.whl with the weights inside
 # make clean   removes all that the other targets made, .venv included
 #
-# IMAGE=my.png BPP=0.2 MODEL=fast change the demo; ARGS="--model fast" goes to the results; TORCH=torch==2.13.0 takes the build with CUDA from PyPI;
+# IMAGE=my.png BPP=0.2 MODEL=fast change the demo; ARGS="--model fast" goes to the results;
+# TORCH=torch==2.13.0 takes the build with CUDA from PyPI;
 # PYTHON=python3.12 makes .venv with another Python.
 
 # Plain assignments: only the command line changes them, not a stray variable of the environment.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from enhancer.cli.eval import main
+from enhancer.cli.eval import build_parser, main
+from enhancer.evaluation.sources import parse_codec
 from tests.small_network import write_random_checkpoint
 
 
@@ -201,6 +203,17 @@ def test_rd_refuses_in_one_line_and_writes_nothing(capsys, tmp_path, pictures, a
     assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_commands_of_the_documentation_exist():
+    text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
+    commands = [line.partition("  #")[0] for line in text.splitlines() if line.startswith("enhance-eval ")]
+
+    parsed = [build_parser().parse_args(shlex.split(command)[1:]) for command in commands]
+
+    assert {args.run.__module__.rpartition("_")[2] for args in parsed} == {"rd", "bd", "target", "plot", "report"}
+    for spec in (spec for args in parsed for spec in getattr(args, "codec", None) or () if "myenc" not in spec):
+        parse_codec(spec)
 
 
 def test_help_and_the_curves_need_no_torch():

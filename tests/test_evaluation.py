@@ -14,17 +14,18 @@ from PIL import Image as PillowImage
 
 from codec_wrappers import get_codec
 from codec_wrappers.encode_cache import EncodeCache
-from codec_wrappers.errors import CodecError, UnknownCodecError
+from codec_wrappers.errors import UnknownCodecError
 from enhancer.errors import EnhancerError, ImageError
 from enhancer.evaluation.compare import comparable_metrics, compare_runs
 from enhancer.evaluation.enhancement import Enhancement
 from enhancer.evaluation.external_codec import ExternalCodec
-from enhancer.evaluation.measure import EXTRA, TITLES, mean_values, measure, measure_vmaf
+from enhancer.evaluation.measure import EXTRA, TITLES, mean_values, measure
 from enhancer.evaluation.pictures import find_pictures, load_originals
 from enhancer.evaluation.rd import RdSettings, run_rd
 from enhancer.evaluation.records import kept_picture
 from enhancer.evaluation.results import load_run, load_runs
 from enhancer.evaluation.sources import CodecSource, FolderSource, conform, parse_codec
+from enhancer.image_io import Picture, write_picture
 from enhancer.metrics import psnr
 from tests.small_network import write_random_checkpoint
 from tests.test_external_codec import COPY, external
@@ -393,16 +394,35 @@ def test_enhancement_is_measured_beside_the_decoded_picture_and_keeps_its_rate(t
     assert len(enhanced.enhancement["sha256"]) == 64
 
 
-def test_vmaf_orders_qualities_and_is_highest_for_the_original(photograph):
-    codec = get_codec("jpeg")
-    image = np.ascontiguousarray(photograph[:176, :176])
-    decoded = [codec.decode(codec.encode(image, qp)).image for qp in (5, 50)]
-    try:
-        values = [measure_vmaf(image, test) for test in (*decoded, image)]
-    except CodecError as error:
-        pytest.skip(f"no libvmaf here: {error}")
+def test_extra_metrics_are_measured_when_asked_for_and_can_be_compared(tmp_path, pictures):
+    sources = [parse_codec("jpeg@20,40,60,80"), parse_codec("webp@20,40,60,80")]
+    run_rd(load_originals(pictures, 1), sources, RdSettings(extra=("ssimulacra2", "vif")), tmp_path)
 
-    assert 0 <= values[0] < values[1] < values[2] <= 100
+    jpeg, webp = load_runs(tmp_path)
+
+    values = [r.metrics["ssimulacra2"] for r in jpeg.records]
+    assert values == sorted(values)
+    assert -50 < values[0] < values[-1] < 100
+    assert {"vif", "ssimulacra2"} <= set(comparable_metrics(jpeg, webp))
+    assert compare_runs(jpeg, webp, metric="ssimulacra2").bd_rate < 0
+
+
+def test_pictures_of_16_bits_are_coded_and_measured_as_such(tmp_path, photograph):
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    deep = photograph[:60, :80].astype(np.uint16) * 257 + np.arange(80, dtype=np.uint16)[:, None]
+    write_picture(folder / "a.png", Picture(deep))
+    [original] = load_originals(folder)
+
+    run_rd([original], [parse_codec("jpeg2000@500"), parse_codec("bpg:fast,bit_depth=12@4")], RdSettings(), tmp_path)
+
+    for run in load_runs(tmp_path):
+        [record] = run.records
+        assert record.coding["bit_depth"] == {"jpeg2000": 16, "bpg": 12}[record.coding["codec"]]
+        codec = parse_codec(run.label).codec
+        decoded = codec.decode(codec.encode(deep, record.qp)).image
+        assert record.metrics["psnr"] == pytest.approx(psnr(deep, decoded, data_range=65535))
+    assert original.bit_depth == 16
 
 
 def test_gray_pictures_have_no_colour_channels(photograph):

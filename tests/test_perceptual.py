@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import correlate1d
 
+from codec_wrappers.errors import CodecUnavailableError
 from enhancer import perceptual
-from enhancer.evaluation.measure import EXTRA, measure
+from enhancer.evaluation.measure import EXTRA, measure, measure_vmaf
 from enhancer.metrics import luma
 from enhancer.perceptual import ssimulacra2, vif
 
@@ -87,6 +88,20 @@ def test_the_low_pass_is_libjxl_s_recursion(rng):
     response = perceptual._truncated_cosines(1.5)
     taps = np.arange(-5, 6)
     assert (response.sum(), taps**2 @ response) == pytest.approx((1.0, 1.5**2))
+
+
+# By vmaf-torch 1.1.0, in floating point and without motion; libvmaf computes in integers.
+VMAF_TORCH = {"levels": 87.705, "blur": 64.806, "blocks": 6.037, "same": 97.428}
+
+
+def test_vmaf_equals_another_implementation(photograph):
+    image, tests = degraded(photograph)
+    for name, test in {**tests, "same": image}.items():
+        try:
+            value = measure_vmaf(image, test)
+        except CodecUnavailableError as error:
+            pytest.skip(f"no libvmaf here: {error}")
+        assert value == pytest.approx(VMAF_TORCH[name], abs=0.15)
 
 
 def test_identical_pictures_are_perfect(photograph):

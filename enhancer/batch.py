@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import BinaryIO, Literal, ParamSpec, TypeVar
 
-from codec_wrappers import Image, Metadata
+from codec_wrappers import CodingInfo, Image, Metadata
 from enhancer.compare import comparison_sheet
 from enhancer.errors import EXPECTED_ERRORS, EnhancerError, one_line
+from enhancer.estimate import Estimate, estimate_condition
 from enhancer.files import open_atomically
 from enhancer.image_io import (
     Picture,
@@ -42,6 +43,7 @@ class BatchOptions:
     Attributes:
         codec: Codec of the inputs; None means what the file itself says, else unknown.
         qp: Its quality index; None likewise.
+        estimate: Whether codec and qp that are unknown are estimated from the picture.
         format: Picture format for standard output; None is the input's if that is lossless, else PNG.
         existing: What is done about outputs that exist already.
         keep_metadata: Whether EXIF, XMP and resolution go along; the colour profile always does.
@@ -51,6 +53,7 @@ class BatchOptions:
 
     codec: str | None = None
     qp: float | None = None
+    estimate: bool = False
     format: str | None = None
     existing: Literal["refuse", "overwrite", "skip"] = "refuse"
     keep_metadata: bool = True
@@ -63,7 +66,8 @@ class Outcome:
     """What became of one job; ``error`` is one line if ``status`` is ``failed``.
 
     ``elapsed_s`` is the time in the network, for a stream of ``frames`` all of the time; codec and qp
-    are what the network was conditioned on.
+    are what the network was conditioned on. ``estimated`` says which of them come from the picture
+    alone, with ``confidence``; ``pristine``: that it seems never to have been coded and was left as it is.
     """
 
     input: str
@@ -76,10 +80,53 @@ class Outcome:
     width: int | None = None
     elapsed_s: float | None = None
     frames: int | None = None
+    estimated: Literal["codec and qp", "qp"] | None = None
+    confidence: float | None = None
+    pristine: bool | None = None
 
     def as_dict(self) -> dict[str, str | float | None]:
         """The fields that are known."""
         return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def after(self, origin: _Origin) -> Outcome:
+        """The outcome for a picture of this origin."""
+        found = origin.estimate
+        return replace(
+            self,
+            codec=found.codec,
+            qp=found.qp,
+            estimated=origin.estimated,
+            confidence=found.confidence if origin.estimated == "codec and qp" else None,
+            pristine=found.pristine or None,
+        )
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What a picture has been through, and what of that is only estimated."""
+
+    estimate: Estimate
+    estimated: Literal["codec and qp", "qp"] | None = None
+
+    @classmethod
+    def of(cls, image: Image, info: CodingInfo | None, options: BatchOptions) -> _Origin:
+        """What the options say, else the file, else the picture itself."""
+        if info and info.codec == "webp" and info.qp is None:
+            info = None  # lossless: as bare as a PNG
+        codec = options.codec or (info.codec if info else None)
+        qp = options.qp if options.qp is not None else info.qp if info and info.codec == codec else None
+        if not options.estimate or (codec and qp is not None):
+            return cls(Estimate(codec, qp, 1.0))
+        estimate = estimate_condition(image, codec)
+        found = estimate.pristine or estimate.qp is not None
+        return cls(estimate, None if not found else "qp" if codec else "codec and qp")
+
+    def enhance(self, image: Image, enhancer: Enhancer, progress: Progress | None = None) -> Image:
+        """The restored picture; one that seems never to have been coded comes back as it is."""
+        if self.estimate.pristine:
+            return image
+        result: Image = enhancer.enhance(image, codec=self.estimate.codec, qp=self.estimate.qp, progress=progress)
+        return result
 
 
 @dataclass(frozen=True)
@@ -189,23 +236,25 @@ def _compute(
         return picture
     start = time.perf_counter()
     if isinstance(picture, _Stream):
-        frames = _run_stream(job, picture, enhancer, options)
+        frames, origin = _run_stream(job, picture, enhancer, options)
         elapsed_s = round(time.perf_counter() - start, 3)
-        return Outcome(
-            job.input, job.output, "enhanced", None, options.codec, options.qp, None, None, elapsed_s, frames
-        )
-    info = picture.info
-    codec = options.codec or (info.codec if info else None)
-    qp = options.qp if options.qp is not None else info.qp if info and info.codec == codec else None
-    image = enhancer.enhance(picture.image, codec=codec, qp=qp, progress=progress)
+        return Outcome(job.input, job.output, "enhanced", elapsed_s=elapsed_s, frames=frames).after(origin)
+    origin = _Origin.of(picture.image, picture.info, options)
+    image = origin.enhance(picture.image, enhancer, progress)
     elapsed_s = round(time.perf_counter() - start, 3)
     height, width = picture.size
-    outcome = Outcome(job.input, job.output, "enhanced", None, codec, qp, height, width, elapsed_s)
-    return _Enhanced(picture, replace(picture, image=image), outcome)
+    outcome = Outcome(job.input, job.output, "enhanced", height=height, width=width, elapsed_s=elapsed_s)
+    return _Enhanced(picture, replace(picture, image=image), outcome.after(origin))
 
 
-def _run_stream(job: Job, stream: _Stream, enhancer: Enhancer, options: BatchOptions) -> int:
-    """Reads, enhances and writes a stream frame by frame; of a truncated one, the whole frames are written."""
+def _run_stream(job: Job, stream: _Stream, enhancer: Enhancer, options: BatchOptions) -> tuple[int, _Origin]:
+    """Reads, enhances and writes a stream frame by frame; of a truncated one, the whole frames are written.
+
+    Codec and qp are estimated once, from the first frame that says something, so that frames do not flicker.
+
+    Returns:
+        The number of frames, and what they have been through.
+    """
     if job.target and job.target.suffix.lower() in picture_suffixes():
         raise EnhancerError(
             f"a stream is not written as a picture; choose a name like {job.target.with_suffix('.y4m')}"
@@ -213,9 +262,13 @@ def _run_stream(job: Job, stream: _Stream, enhancer: Enhancer, options: BatchOpt
     if job.comparison:
         raise EnhancerError("there are no comparison sheets of streams")
 
+    origin = _Origin(Estimate(options.codec, options.qp, 1.0))
+
     def enhance(image: Image) -> Image:
-        result: Image = enhancer.enhance(image, codec=options.codec, qp=options.qp)
-        return result
+        nonlocal origin
+        if origin.estimated is None:
+            origin = _Origin.of(image, None, options)
+        return origin.enhance(image, enhancer)
 
     truncated = None
     with (
@@ -231,7 +284,7 @@ def _run_stream(job: Job, stream: _Stream, enhancer: Enhancer, options: BatchOpt
             truncated = error
     if truncated:
         raise truncated
-    return frames
+    return frames, origin
 
 
 def _open_output(job: Job, *, overwrite: bool) -> AbstractContextManager[BinaryIO]:

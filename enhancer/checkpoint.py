@@ -120,7 +120,8 @@ def save_checkpoint(
 def _manifest() -> dict[str, dict[str, Any]]:
     path = checkpoint_folder() / MANIFEST
     try:
-        return tomllib.loads(path.read_text())
+        entries = tomllib.loads(path.read_text())
+        return {name: entry for name, entry in entries.items() if "kind" not in entry}  # others are no networks
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

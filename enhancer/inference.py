@@ -17,12 +17,16 @@ from enhancer.checkpoint import Checkpoint, checkpoint_names, load_checkpoint
 from enhancer.condition import condition_vector
 from enhancer.ensemble import Ensemble, run_ensemble
 from enhancer.errors import EnhancerError
+from enhancer.estimate import estimate_condition
 from enhancer.memory import bytes_per_pixel, choose_tile, memory_budget
 from enhancer.tensors import AnyImage, from_unit, pad_to_multiple, to_unit, unpack
 from enhancer.tiling import run_tiled
 
 Tile = int | Literal["auto"]
 Progress = Callable[[float], None]
+
+AUTO = "auto"
+"""Stands for a codec that is to be estimated from the picture."""
 
 
 class Enhancer:
@@ -121,7 +125,9 @@ class Enhancer:
                 tensor ``(3, H, W)`` or ``(N, 3, H, W)``; uint8, uint16 (numpy) or floating point in
                 [0, 1]. A Pillow image in another mode than gray or RGB comes back as what Pillow
                 converts it to (palette and CMYK: RGB). A list gives a list.
-            codec: Name of the codec that the picture has been through; None means unknown.
+            codec: Name of the codec that the picture has been through; None means unknown, ``auto`` that
+                it and the qp are estimated, for each picture of a tensor by itself. One that seems never
+                to have been coded then comes back as it is.
             qp: Its quality index, as :class:`codec_wrappers.CodingInfo` reports it; None means unknown.
             progress: Called with the finished share, 0..1, after every tile.
 
@@ -131,8 +137,19 @@ class Enhancer:
         if isinstance(image, list):
             return [self.enhance(each, codec=codec, qp=qp, progress=progress) for each in image]
         unpacked = unpack(image)
+        if codec == AUTO:
+            return unpacked.pack(torch.cat([self._enhance_estimated(x, progress) for x in unpacked.x.split(1)]))
         condition = condition_vector(self.checkpoint.codecs, codec, qp).to(self.backend.device)
         return unpacked.pack(self._enhance_tensor(unpacked.x, condition, progress))
+
+    def _enhance_estimated(self, x: Tensor, progress: Progress | None) -> Tensor:
+        """Restores one picture ``(1, C, H, W)`` by what it seems to have been through."""
+        pixels = (x[0].float() if x.is_floating_point() else x[0]).permute(1, 2, 0).cpu().numpy()
+        estimate = estimate_condition(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        if estimate.pristine:
+            return x.clone()
+        condition = condition_vector(self.checkpoint.codecs, estimate.codec, estimate.qp).to(self.backend.device)
+        return self._enhance_tensor(x, condition, progress)
 
     def _enhance_tensor(self, x: Tensor, condition: Tensor, progress: Progress | None) -> Tensor:
         """Restores ``(N, C, H, W)`` in its own dtype and on its own device."""

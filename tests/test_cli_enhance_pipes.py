@@ -66,10 +66,10 @@ def test_bpgdec_into_enhance(tmp_path, picture, command, fake_tool, enhancer):
     save(tmp_path / "decoded.png", picture)
     fake_tool("bpgdec", f'test "$1 $2 $3" = "-o /dev/stdout x.bpg" && cat {tmp_path}/decoded.png')
 
-    run = shell(f"bpgdec -o /dev/stdout x.bpg | {command} - > y.png", tmp_path)
+    run = shell(f"bpgdec -o /dev/stdout x.bpg | {command} - --codec bpg --qp 40 > y.png", tmp_path)
 
     assert run.returncode == 0, run.stderr
-    assert np.array_equal(read(tmp_path / "y.png"), enhancer.enhance(picture))
+    assert np.array_equal(read(tmp_path / "y.png"), enhancer.enhance(picture, codec="bpg", qp=40))
 
 
 def test_ffmpeg_into_enhance_into_ffmpeg(tmp_path, picture, command):
@@ -140,7 +140,7 @@ def test_a_terminal_gets_a_bar_that_never_goes_back(tmp_path, picture, command):
     control, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
 
-    script = f"TQDM_MININTERVAL=0 {command} a.png b.png --tile 32"
+    script = f"TQDM_MININTERVAL=0 {command} a.png b.png --codec unknown --tile 32"
     run = subprocess.run(
         ["sh", "-c", script], stdout=subprocess.PIPE, stderr=terminal, cwd=tmp_path, env=environment(), timeout=120
     )

@@ -1,4 +1,4 @@
-"""``python -m train prepare|pack|unpack|run|evaluate|export|learned``: see ``python -m train COMMAND --help``."""
+"""``python -m train prepare|pack|unpack|run|evaluate|export|estimate|learned|refine``: see ``python -m train COMMAND --help``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_export(commands)
     _add_quantize(commands)
+    _add_estimate(commands)
     _add_learned(commands)
+    _add_refine(commands)
     return top
 
 
@@ -114,7 +116,8 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     command = commands.add_parser("evaluate", help="gain of a checkpoint on the validation part of a store")
     command.add_argument("checkpoint", help="name or path")
     command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
-    command.add_argument("--condition", choices=["known", "codec", "none"], default="known", help="told to the network")
+    told = ["known", "codec", "estimated", "none"]
+    command.add_argument("--condition", choices=told, default="known", help="what the network is told (%(default)s)")
     command.set_defaults(run=_evaluate)
 
 
@@ -135,7 +138,10 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _export(args: argparse.Namespace) -> None:
-    from train.export import export
+    if (args.run_folder / "refine.json").is_file():
+        from train.refine import export_refiners as export
+    else:
+        from train.export import export
 
     sha256 = export(args.run_folder, args.which, args.output, args.note)
     print(f'{args.output}: sha256 = "{sha256}"')
@@ -157,6 +163,24 @@ def _quantize(args: argparse.Namespace) -> None:
     print(f'{args.output}: sha256 = "{report.sha256}"')
     loss = f"{report.mean_loss_db:.4f} dB on average, {report.worst_loss_db:.4f} dB at worst"
     print(f"int8 loses {loss}, over {report.pairs} validation pairs")
+
+
+def _add_estimate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("estimate", help="train the estimate of codec and qp from the picture alone")
+    command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
+    command.add_argument("-o", "--output", type=Path, required=True, help="weights (.safetensors) to write")
+    command.add_argument("--cache", type=Path, required=True, help="folder for the statistics of the pictures")
+    command.add_argument("--passes", type=int, default=4, help="random crops of each picture (%(default)s)")
+    command.add_argument("--networks", type=int, default=4, help="networks to average (%(default)s)")
+    command.set_defaults(run=_estimate)
+
+
+def _estimate(args: argparse.Namespace) -> None:
+    from train.estimate import EstimateSettings, train_estimate
+
+    settings = EstimateSettings(passes=args.passes, networks=args.networks)
+    for line in train_estimate(args.data, args.output, args.cache, settings):
+        print(line)
 
 
 def _add_learned(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -197,6 +221,42 @@ def _learned(args: argparse.Namespace) -> None:
     start = str(args.start) if args.start else ""
     config = LearnedConfig(**{name: getattr(args, name) for name in names}, lambdas=lambdas, start=start)
     print(run(config, args.data, args.output, device=args.device, minutes=args.minutes))
+
+
+def _add_refine(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("refine", help="train refiners of a learned decoder, or their controls")
+    command.add_argument("base", type=Path, help="weights file of the codec")
+    command.add_argument("-d", "--data", type=Path, required=True, help="pair store; its originals are used")
+    command.add_argument("-o", "--output", type=Path, required=True, help="folder of the run")
+    command.add_argument(
+        "--cache", type=Path, required=True, help="folder for this codec's latents, shared by its runs"
+    )
+    command.add_argument("--refiners", default="fenm", help="e.g. qecm-learned,fenm,pixel (%(default)s)")
+    command.add_argument("--mode", choices=["base", "encoder", "all"], default="base", help="what is frozen")
+    command.add_argument("--control", choices=["none", "gs", "residual"], default="none", help="train this instead")
+    command.add_argument("--steps", type=int, default=2000, help="all steps; the learning rate ends with them")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--set", action="append", metavar="KEY=VALUE", help="any other setting, e.g. lr=1e-3")
+    command.add_argument("--architecture", default="", help="the base is this model of CompressAI's zoo")
+    command.add_argument("--minutes", type=float, help="stop cleanly after this time; run again to go on")
+    command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    command.add_argument("--threads", type=int, help="CPU threads")
+    command.set_defaults(run=_refine)
+
+
+def _refine(args: argparse.Namespace) -> None:
+    import torch
+
+    from train.refine import refine
+    from train.refine_config import load_base, parse_settings
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    chosen = {name: getattr(args, name) for name in ("mode", "control", "steps", "seed")}
+    config = parse_settings({**chosen, "refiners": args.refiners.split(",")}, args.set or [])
+    base = load_base(args.base, args.architecture)
+    score = refine(config, base, args.data, args.output, cache=args.cache, device=args.device, minutes=args.minutes)
+    print(f"{args.output}: {score.psnr:.3f} dB ({score.gain:+.3f}) at {score.bpp:.4f} bpp")
 
 
 def main() -> int:

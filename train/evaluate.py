@@ -10,12 +10,13 @@ from typing import Literal
 import numpy as np
 import torch
 
-from enhancer.checkpoint import load_checkpoint
+from enhancer.checkpoint import Checkpoint, load_checkpoint
 from enhancer.condition import condition_vector
-from train.store import PairStore
+from enhancer.estimate import estimate_condition
+from train.store import Pair, PairStore
 from train.validation import pair_gain
 
-Told = Literal["known", "codec", "none"]
+Told = Literal["known", "codec", "estimated", "none"]
 
 BIN = 5
 """Width of the qp groups in the table."""
@@ -27,7 +28,8 @@ def evaluate(checkpoint: str, store_folder: Path, told: Told) -> Iterator[str]:
     Args:
         checkpoint: Name or path.
         store_folder: Pair store.
-        told: Whether the network is told codec and qp, the codec alone, or nothing.
+        told: Whether the network is told codec and qp, the codec alone, what they are estimated to be
+            from the whole decoded picture, or nothing.
 
     Raises:
         CheckpointError: If the checkpoint cannot be loaded.
@@ -36,11 +38,20 @@ def evaluate(checkpoint: str, store_folder: Path, told: Told) -> Iterator[str]:
     loaded, store = load_checkpoint(checkpoint), PairStore(store_folder)
     groups: dict[tuple[str, int], list[float]] = defaultdict(list)
     for pair in store.split(validation=True):
-        codec = None if told == "none" else pair.codec
-        condition = condition_vector(loaded.codecs, codec, pair.coded_qp if told == "known" else None)
-        gain = pair_gain(loaded.network, store, pair, condition, torch.device("cpu"))
-        groups[pair.codec, pair.qp // BIN * BIN].append(gain)
+        groups[pair.codec, pair.qp // BIN * BIN].append(_gain(loaded, store, pair, told))
     yield "| codec | qp | pairs | mean gain, dB | worst, dB |"
     yield "|---|---|---|---|---|"
     for (codec, low), gains in sorted(groups.items()):
         yield f"| {codec} | {low}–{low + BIN - 1} | {len(gains)} | {np.mean(gains):+.3f} | {min(gains):+.3f} |"
+
+
+def _gain(checkpoint: Checkpoint, store: PairStore, pair: Pair, told: Told) -> float:
+    codec = None if told == "none" else pair.codec
+    qp = pair.coded_qp if told == "known" else None
+    if told == "estimated":
+        estimate = estimate_condition(store.image(store.original(pair), pair.offset))
+        if estimate.pristine:
+            return 0.0  # such a picture is left as it is
+        codec, qp = estimate.codec, estimate.qp
+    condition = condition_vector(checkpoint.codecs, codec, qp)
+    return pair_gain(checkpoint.network, store, pair, condition, torch.device("cpu"))

@@ -20,12 +20,13 @@ if TYPE_CHECKING:  # torch takes a second to import; --help does not wait for it
     from enhancer.inference import Enhancer
 
 PROG = "enhance"
+UNKNOWN = "unknown"
 
 EXAMPLES = """\
 examples:
   enhance photo.bpg                          writes photo.enhanced.png
   enhance photo.jpg -o clean.png --model max
-  enhance decoded.png --codec vvc --qp 34    a bare picture: say where it comes from
+  enhance decoded.png --codec vvc --qp 34    a bare picture: say where it comes from, or let it be estimated
   enhance album -o clean --recursive --skip-existing
   enhance --stdin-list < pairs.tsv           loads the network once for all lines IN<TAB>OUT
   bpgdec -o /dev/stdout x.bpg | enhance - --codec bpg --qp 37 > y.png
@@ -66,8 +67,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what the pictures have been through")
-    group.add_argument("--codec", choices=codec_names(), help="codec of a bare picture (default: unknown)")
-    group.add_argument("--qp", type=float, help="its quality index as the bitstream says it (vvenc's -q minus 3)")
+    group.add_argument(
+        "--codec",
+        choices=(*codec_names(), UNKNOWN),
+        help="codec of a bare picture (default: estimated from it; unknown: not even that)",
+    )
+    group.add_argument(
+        "--qp", type=float, help="its quality index as the bitstream says it (vvenc's -q minus 3; default: estimated)"
+    )
     group.add_argument("--size", metavar="WxH", help="size of the frames, if the input is raw planar YCbCr video")
     group.add_argument("--pix-fmt", metavar="NAME", default="yuv420p", help="its layout: yuv420p, yuv422p10le, gray…")
     group.add_argument(
@@ -193,8 +200,9 @@ def _batch_options(args: argparse.Namespace) -> BatchOptions:
     from enhancer.streams import raw_format
 
     return BatchOptions(
-        codec=args.codec,
+        codec=None if args.codec == UNKNOWN else args.codec,
         qp=args.qp,
+        estimate=args.codec != UNKNOWN,
         format=args.format,
         existing="overwrite" if args.overwrite else "skip" if args.skip_existing else "refuse",
         keep_metadata=args.keep_metadata,
@@ -255,7 +263,16 @@ def _failure(outcome: Outcome) -> str:
 def _sentence(outcome: Outcome) -> str:
     if outcome.status == "skipped":
         return f"{outcome.output}: exists, skipped"
+    frames = "" if outcome.frames is None else f", {outcome.frames} frames"
+    return f"{outcome.input} -> {outcome.output}: {_origin(outcome)}{frames}, {outcome.elapsed_s:.2f} s"
+
+
+def _origin(outcome: Outcome) -> str:
+    """What the picture has been through, and how sure that is."""
+    if outcome.pristine:
+        return f"no codec found ({outcome.confidence:.0%} sure), left as it is"
     source = "unknown codec" if outcome.codec is None else outcome.codec
     quality = "" if outcome.qp is None else f" qp {outcome.qp:g}"
-    frames = "" if outcome.frames is None else f", {outcome.frames} frames"
-    return f"{outcome.input} -> {outcome.output}: {source}{quality}{frames}, {outcome.elapsed_s:.2f} s"
+    if outcome.confidence is not None:
+        return f"{source}{quality}, estimated ({outcome.confidence:.0%} sure of the codec)"
+    return f"{source}{quality}, qp estimated" if outcome.estimated else f"{source}{quality}"

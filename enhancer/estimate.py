@@ -1,0 +1,204 @@
+"""Codec and qp of a decoded picture, estimated from its pixels alone.
+
+Statistics of the picture (:func:`enhancer.traces.traces`) go through a few small networks of fully
+connected layers, whose answers are averaged. No torch is needed: an estimate takes some tens of
+milliseconds, whatever the size of the picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+from safetensors.numpy import load as load_tensors
+
+from enhancer.errors import CheckpointError
+from enhancer.traces import JPEG_TRACES, MIN_SIDE, TRACES, Floats, Pixels, traces
+
+PRISTINE = "pristine"
+CODECS = ("bpg", "vvc", "jpeg", "webp")
+CLASSES = (*CODECS, PRISTINE)
+"""What a picture can be judged to be: decoded from one of the codecs, or never coded."""
+
+NAME = "estimate"
+"""Of the weights in the manifest of the shipped checkpoints."""
+
+WINDOW = 512
+"""Largest side of a part of the picture that is looked at; of larger pictures, up to four parts are."""
+
+RANGE = 4.0
+"""Of normalised statistics; what lies further out is cut, for it was not seen in training."""
+
+_PLAIN = 0.6  # standard deviation of green below which a window shows nothing
+_GOOD_FIT = 0.4  # of JPEG's tables, from which on they say the quality better than the networks
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a picture seems to have been through.
+
+    Attributes:
+        codec: Name of the codec; None if the picture seems never to have been coded, or says too little.
+        qp: Its quality index, as :class:`codec_wrappers.CodingInfo` would report it; None if unknown.
+        confidence: Probability of this codec (or of being pristine) by the estimate's own account, 0..1.
+        pristine: Whether the picture seems never to have been coded: it is best left as it is.
+    """
+
+    codec: str | None
+    qp: float | None
+    confidence: float
+    pristine: bool = False
+
+    UNKNOWN: ClassVar[Estimate]
+
+
+Estimate.UNKNOWN = Estimate(None, None, 0.0)
+
+
+def estimate_condition(image: npt.NDArray[Any], codec: str | None = None) -> Estimate:
+    """Estimates codec and qp of a decoded picture; the same picture always gives the same answer.
+
+    Pictures may be crops that left the codec's grid. Those that were scaled, filtered or coded twice
+    are judged by the last step that left traces, if at all.
+
+    Args:
+        image: ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``, uint8, uint16 or floating point in [0, 1].
+        codec: The codec, if it is known: then only the qp is estimated, with confidence 1.
+
+    Returns:
+        The estimate; an unknown codec (or qp) if the picture is smaller than 48 pixels on a side or
+        shows nothing but plain colour, or ``codec`` is none that estimates are trained for.
+
+    Raises:
+        CheckpointError: If the weights are missing or damaged.
+        ValueError: If ``image`` is not such a picture.
+    """
+    if codec is not None and codec not in CODECS:
+        return Estimate(codec, None, 1.0)
+    statistics = [traces(window) for window in _windows(_colours(image)) if _shows_something(window)]
+    if not statistics:
+        return Estimate.UNKNOWN if codec is None else Estimate(codec, None, 1.0)
+    table = np.stack(statistics)
+    logarithms, severities = _shipped_weights().run(table)
+    probabilities = np.exp(logarithms.mean(axis=0))
+    probabilities /= probabilities.sum()
+    name = codec or CLASSES[int(probabilities.argmax())]
+    confidence = 1.0 if codec else round(float(probabilities.max()), 4)
+    if name == PRISTINE:
+        return Estimate(None, None, confidence, pristine=True)
+    return Estimate(name, _qp(name, severities, table), confidence)
+
+
+def _qp(codec: str, severities: Floats, table: Floats) -> float:
+    """The qp of the mean severity over all windows, rounded to whole steps."""
+    from enhancer.condition import QP_SCALES
+
+    severity = severities[:, CODECS.index(codec)]
+    if codec == "jpeg":
+        fits, by_tables, _ = table[:, JPEG_TRACES].T
+        severity = by_tables[fits >= _GOOD_FIT] if (fits >= _GOOD_FIT).any() else severity
+    best, worst = QP_SCALES[codec]
+    return float(round(best + (worst - best) * min(max(float(np.median(severity)), 0.0), 1.0)))
+
+
+def _colours(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A picture without alpha, ``(H, W, 3)``; gray is repeated."""
+    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))) or 0 in image.shape:
+        raise ValueError(f"image must be (H, W), (H, W, 3) or (H, W, 4) and not empty, got shape {image.shape}")
+    if image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":
+        raise ValueError(f"image must be uint8, uint16 or floating point, got {image.dtype}")
+    return np.broadcast_to(image[..., None], (*image.shape, 3)) if image.ndim == 2 else image[..., :3]
+
+
+def _windows(image: npt.NDArray[Any]) -> Iterator[Pixels]:
+    """Up to two windows along each side, evenly spread: all of a picture that fits into them."""
+    for top, left in product(*(_starts(length) for length in image.shape[:2])):
+        window = image[top : top + WINDOW, left : left + WINDOW]
+        if min(window.shape[:2]) >= MIN_SIDE:
+            yield _to_8_bits(window)
+
+
+def _starts(length: int) -> Sequence[int]:
+    """Where windows begin: 0 if one is enough, else so that they lie in the middles of the two halves."""
+    if length <= WINDOW:
+        return (0,)
+    return tuple(max(0, min(round(share * length) - WINDOW // 2, length - WINDOW)) for share in (0.25, 0.75))
+
+
+def _to_8_bits(window: npt.NDArray[Any]) -> Pixels:
+    if window.dtype == np.uint8:
+        return np.ascontiguousarray(window)
+    peak = 65535 if window.dtype == np.uint16 else 1
+    return np.rint(window * np.float32(255 / peak)).astype(np.uint8)
+
+
+def _shows_something(window: Pixels) -> bool:
+    return float(window[..., 1].std()) >= _PLAIN
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Networks of three layers with one input normalisation; each axis 0 of the layers counts networks.
+
+    Attributes:
+        mean: Of the statistics.
+        scale: 1 / standard deviation.
+        layers: Weights ``(networks, inputs, outputs)`` and biases ``(networks, 1, outputs)`` of each layer.
+    """
+
+    mean: Floats
+    scale: Floats
+    layers: tuple[tuple[Floats, Floats], ...]
+
+    def run(self, statistics: Floats) -> tuple[Floats, Floats]:
+        """Log probability of each class and severity for each codec, per row of ``statistics``."""
+        x = np.clip((statistics - self.mean) * self.scale, -RANGE, RANGE)[None]
+        for weight, bias in self.layers[:-1]:
+            x = np.maximum(x @ weight + bias, 0)
+        weight, bias = self.layers[-1]
+        y = x @ weight + bias  # (networks, rows, classes + codecs)
+        scores = y[..., : len(CLASSES)].mean(axis=0)
+        scores -= scores.max(axis=1, keepdims=True)
+        logarithms = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        return logarithms, y[..., len(CLASSES) :].mean(axis=0)
+
+
+def load_weights(data: bytes, origin: str) -> Weights:
+    """The weights in a safetensors file.
+
+    Raises:
+        CheckpointError: If it is damaged or does not fit this version of the package.
+    """
+    try:
+        tensors = load_tensors(data)
+        layers = tuple((tensors[f"{i}.weight"], tensors[f"{i}.bias"]) for i in range(3))
+        weights = Weights(tensors["mean"], tensors["scale"], layers)
+        if weights.run(np.zeros((1, TRACES), np.float32))[1].shape != (1, len(CODECS)):
+            raise ValueError("another number of outputs")
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{origin} holds no weights of the estimate of codec and qp") from error
+    return weights
+
+
+@lru_cache(maxsize=1)
+def _shipped_weights() -> Weights:
+    from enhancer.checkpoint import MANIFEST, checkpoint_folder
+
+    folder = checkpoint_folder()
+    try:
+        entry = tomllib.loads((folder / MANIFEST).read_text())[NAME]
+        path = folder / entry["file"]
+        data = path.read_bytes()
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"the weights of the estimate of codec and qp are missing in {folder}") from error
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
+    return load_weights(data, str(path))

@@ -1,0 +1,237 @@
+"""The estimate at work: in the library, on the command line, on streams; and its training."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_network import random_checkpoint, write_random_checkpoint
+from training import make_store
+
+from codec_wrappers import get_codec
+from enhancer import batch, image_io, inference
+from enhancer.backends import create_backend
+from enhancer.cli.enhance import main
+from enhancer.estimate import CLASSES, CODECS, PRISTINE, Estimate, estimate_condition, load_weights
+from enhancer.inference import Enhancer
+from enhancer.traces import TRACES
+from train import evaluate as evaluation
+from train.estimate import EstimateSettings, Samples, collect, fit, report, train_estimate
+from train.store import PairStore, PairWriter
+
+SOURCES = {"codec": "jpeg", "estimated": "codec and qp"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(write_random_checkpoint(tmp_path_factory.mktemp("model") / "net.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def enhancer() -> Enhancer:
+    loaded = random_checkpoint()
+    return Enhancer(loaded, create_backend("torch", loaded, device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def decoded(photograph):
+    codec = get_codec("jpeg")
+    return codec.decode(codec.encode(photograph[:160, :200], 30)).image
+
+
+@pytest.fixture
+def enhance(model, capsys):
+    """Runs the command and returns its report."""
+
+    def run(*args):
+        status = main([*map(str, args), "--model", model, "--backend", "torch", "--threads", "1", "--json"])
+        assert status == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def as_pristine(*_):
+    return Estimate(None, None, 0.9, pristine=True)
+
+
+def test_auto_conditions_on_what_is_estimated(decoded, enhancer):
+    found = estimate_condition(decoded)
+    expected = enhancer.enhance(decoded, codec="jpeg", qp=found.qp)
+
+    assert np.array_equal(enhancer.enhance(decoded, codec="auto"), expected)
+    assert not np.array_equal(enhancer.enhance(decoded), expected)
+
+
+def test_each_picture_of_a_tensor_is_estimated_by_itself(decoded, enhancer):
+    other = get_codec("jpeg").decode(get_codec("jpeg").encode(decoded, 8)).image
+    both = torch.from_numpy(np.stack([decoded, other])).permute(0, 3, 1, 2)
+
+    together = enhancer.enhance(both, codec="auto")
+
+    for number in range(2):
+        assert torch.equal(together[number], enhancer.enhance(both[number], codec="auto"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_what_seems_never_coded_comes_back_as_it_is(dtype, decoded, enhancer, monkeypatch):
+    monkeypatch.setattr(inference, "estimate_condition", as_pristine)
+    image = (decoded / 255).astype(dtype) if dtype is np.float32 else decoded.astype(dtype)
+
+    assert np.array_equal(enhancer.enhance(image, codec="auto"), image)
+    assert np.array_equal(enhancer.enhance(image[..., 0], codec="auto"), image[..., 0])
+
+
+def test_the_command_estimates_what_it_is_not_told(tmp_path, decoded, enhance, enhancer):
+    source = tmp_path / "a.png"
+    image_io.write_picture(source, image_io.Picture(decoded))
+
+    bare = enhance(source, "-o", tmp_path / "bare.png")
+    stated = enhance(source, "-o", tmp_path / "stated.png", "--codec", "jpeg")
+    told = enhance(source, "-o", tmp_path / "told.png", "--codec", "jpeg", "--qp", "50")
+    unknown = enhance(source, "-o", tmp_path / "unknown.png", "--codec", "unknown")
+
+    assert (bare["codec"], bare["estimated"]) == ("jpeg", "codec and qp")
+    assert abs(bare["qp"] - 30) <= 2
+    assert 0.2 < bare["confidence"] <= 1
+    assert (stated["qp"], stated["estimated"], stated.get("confidence")) == (bare["qp"], "qp", None)
+    assert (told["qp"], told.get("estimated")) == (50, None)
+    assert unknown.keys().isdisjoint({"codec", "qp", "estimated"})
+    for name, condition in (("bare", {"codec": "jpeg", "qp": bare["qp"]}), ("unknown", {})):
+        result = image_io.read_picture(tmp_path / f"{name}.png").image
+        assert np.array_equal(result, enhancer.enhance(decoded, **condition))
+
+
+def test_the_sentence_says_what_is_estimated(tmp_path, decoded, model, capsys, monkeypatch):
+    source = tmp_path / "a.png"
+    image_io.write_picture(source, image_io.Picture(decoded))
+    command = [str(source), "--model", model, "--backend", "torch", "--overwrite"]
+
+    main(command)
+    main([*command, "--codec", "jpeg"])
+    monkeypatch.setattr(batch, "estimate_condition", as_pristine)
+    main(command)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert "sure of the codec)" in lines[0]
+    assert ", estimated (" in lines[0]
+    assert ", qp estimated, " in lines[1]
+    assert ": no codec found (90% sure), left as it is, " in lines[2]
+    assert np.array_equal(image_io.read_picture(tmp_path / "a.enhanced.png").image, decoded)
+
+
+def test_a_lossless_webp_is_as_bare_as_a_png(tmp_path, decoded, enhance):
+    from PIL import Image
+
+    Image.fromarray(decoded).save(tmp_path / "a.webp", lossless=True)
+
+    assert SOURCES.items() <= enhance(tmp_path / "a.webp", "-o", tmp_path / "b.png").items()
+
+
+def test_a_stream_is_estimated_by_its_first_frame_that_says_something(tmp_path, enhance, monkeypatch):
+    answers = iter([Estimate.UNKNOWN, Estimate("jpeg", 30.0, 0.8)])
+    monkeypatch.setattr(batch, "estimate_condition", lambda *_: next(answers))
+    frame = b"FRAME\n" + bytes(range(256)) * 3
+    (tmp_path / "v.y4m").write_bytes(b"YUV4MPEG2 W16 H16 C444\n" + 4 * frame)
+
+    report = enhance(tmp_path / "v.y4m", "-o", tmp_path / "w.y4m")
+
+    assert report["frames"] == 4  # a third estimate would have found no answer
+    assert (report["codec"], report["qp"], report["confidence"]) == ("jpeg", 30, 0.8)
+
+
+# Training
+
+
+def toy_samples(rng, count=1500) -> Samples:
+    """Classes and severities that two of the statistics give away."""
+    statistics = np.zeros((count, TRACES), np.float32)
+    statistics[:, 20:41] = rng.normal(size=(count, 21))
+    classes = rng.integers(0, len(CLASSES), count)
+    statistics[:, 20 : 20 + len(CLASSES)] += 4 * np.eye(len(CLASSES), dtype=np.float32)[classes]
+    severities = (0.5 + 0.2 * np.tanh(statistics[:, 40])).astype(np.float32)
+    severities[classes == CLASSES.index(PRISTINE)] = np.nan
+    return Samples(statistics, classes, severities)
+
+
+def test_training_learns_classes_and_severities(rng):
+    from safetensors.numpy import save
+
+    tensors = fit(toy_samples(rng), EstimateSettings(networks=2, epochs=25, batch=64))
+
+    test = toy_samples(rng, 400)
+    logarithms, severities = load_weights(save(tensors), "here").run(test.traces)
+    assert (logarithms.argmax(axis=1) == test.classes).mean() > 0.9
+    coded = test.classes < len(CODECS)
+    own = severities[coded, test.classes[coded]]
+    spread = np.abs(test.severities[coded] - test.severities[coded].mean()).mean()
+    assert np.abs(own - test.severities[coded]).mean() < 0.6 * spread
+
+
+def test_the_report_counts_and_measures(rng):
+    from safetensors.numpy import save
+
+    samples = toy_samples(rng, 50)
+    zero = {name: 0 * value for name, value in fit(samples, EstimateSettings(networks=1, epochs=0)).items()}
+
+    lines = list(report(save(zero), samples))
+
+    assert len(lines) == 2 + len(CLASSES)
+    bpg = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    error = 51 * np.abs(samples.severities[samples.classes == 0]).mean()  # the zero network says severity 0
+    assert bpg[:3] == ["bpg", str((samples.classes == 0).sum()), "0"]
+    assert float(bpg[6]) == pytest.approx(error, abs=0.01)
+
+
+@pytest.fixture
+def small_store(tmp_path, photograph):
+    """Two originals, each by every codec; the contents of VVC and WebP are not theirs."""
+    codec = get_codec("jpeg")
+    with PairWriter(tmp_path / "store") as writer:
+        for name, image in (("a", photograph[:170, :170]), ("b", photograph[100:270, 200:370])):
+            writer.add_original(name, "set", f"{name}.png", image)
+            for other in CODECS:
+                writer.add_pair(name, other, "", 30, 30.0, b"", codec.decode(codec.encode(image, 30)).image)
+    return tmp_path / "store"
+
+
+def test_collected_statistics_are_kept(small_store, tmp_path):
+    store = PairStore(small_store)
+
+    first = collect(store, validation=False, passes=range(2), cache=tmp_path / "cache")
+    (small_store / "pixels.u8").write_bytes(b"\0" * (small_store / "pixels.u8").stat().st_size)
+    again = collect(store, validation=False, passes=range(2), cache=tmp_path / "cache")
+
+    assert len(first.classes) == 2 * (4 + 4 + 2)  # pairs, crops of the original, fine JPEGs
+    assert np.array_equal(first.traces, again.traces)
+    expected = {"bpg": 30 / 51, "vvc": 30 / 63, "webp": 0.7}
+    for name, severity in expected.items():
+        assert first.severities[first.classes == CLASSES.index(name)] == pytest.approx(severity)
+    assert np.isnan(first.severities[first.classes == CLASSES.index(PRISTINE)]).all()
+
+
+def test_the_command_of_training_writes_weights_that_load(small_store, tmp_path):
+    output = tmp_path / "estimate.safetensors"
+    settings = EstimateSettings(passes=1, networks=1, epochs=2, batch=4)
+
+    lines = list(train_estimate(small_store, output, tmp_path / "cache", settings))
+
+    assert lines[-1].startswith(f'{output}: sha256 = "')
+    load_weights(output.read_bytes(), "here")
+
+
+def test_a_store_without_the_qps_of_a_codec_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no training pairs of vvc with their qp"):
+        list(train_estimate(make_store(tmp_path), tmp_path / "x", tmp_path / "cache", EstimateSettings(passes=1)))
+
+
+def test_evaluation_can_tell_the_network_the_estimate(tmp_path, model, monkeypatch):
+    make_store(tmp_path)
+    monkeypatch.setattr(evaluation, "estimate_condition", as_pristine)
+    left = list(evaluation.evaluate(model, tmp_path, "estimated"))
+    monkeypatch.setattr(evaluation, "estimate_condition", lambda _: Estimate("bpg", 37.0, 1.0))
+    as_bpg = list(evaluation.evaluate(model, tmp_path, "estimated"))
+
+    known = list(evaluation.evaluate(model, tmp_path, "known"))
+    assert [line for line in left if "| bpg |" in line] == ["| bpg | 35–39 | 1 | +0.000 | +0.000 |"]
+    assert [line for line in as_bpg if "| bpg |" in line] == [line for line in known if "| bpg |" in line]

@@ -1,0 +1,224 @@
+"""``python -m train estimate``: trains the estimate of codec and qp on the pairs of a store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import save as save_tensors
+from torch import Tensor, nn
+
+from codec_wrappers import get_codec
+from enhancer.condition import QP_SCALES
+from enhancer.estimate import CLASSES, CODECS, PRISTINE, RANGE, load_weights
+from enhancer.files import write_atomically
+from enhancer.traces import LATTICE_TRACES, TRACES, traces
+from train.store import PairStore, Pixels
+
+Floats = npt.NDArray[np.float32]
+
+_SIDES = (160, 512)  # of training crops
+_GRAY = 0.06  # share of training crops that lose their colour
+_FINE_JPEG = (61, 98)  # qualities that stores do not hold; without them they pass for something else
+_PRISTINE_CROPS = 4  # of each original and pass, for there are many more decoded pictures
+
+_HIDDEN = (64, 48)
+_HIDE_LATTICE = 0.12  # share of samples whose colours are taken for those of another conversion
+_NOISE = 0.1  # on normalised statistics
+_SEVERITY_WEIGHT = 20.0
+_OVERESTIMATE = 2.0  # how much worse too high a severity is than too low a one
+
+
+@dataclass(frozen=True)
+class EstimateSettings:
+    """How the estimate is trained.
+
+    Attributes:
+        passes: Random crops of each training picture.
+        networks: How many are trained; their answers are averaged.
+        epochs: Passes over all crops.
+        batch: Crops of a step.
+        lr: Highest learning rate; it falls to zero with a cosine.
+        seed: Of everything random but the crops.
+    """
+
+    passes: int = 4
+    networks: int = 4
+    epochs: int = 40
+    batch: int = 256
+    lr: float = 3e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the network learns from, one row a picture or crop.
+
+    Attributes:
+        traces: Statistics, ``(N, TRACES)``.
+        classes: Index into ``CLASSES``.
+        severities: 0..1 as in the condition vector; NaN for what has none.
+    """
+
+    traces: Floats
+    classes: npt.NDArray[np.int64]
+    severities: Floats
+
+
+def collect(store: PairStore, *, validation: bool, passes: range, cache: Path) -> Samples:
+    """Statistics of the (validation) pairs and originals of a store, computed once and kept in ``cache``.
+
+    Validation pictures are looked at as they are, once; training ones as random crops, once a pass.
+    """
+    parts = []
+    for seed in passes if not validation else range(1):
+        file = cache / (f"training-{seed}.npz" if not validation else "validation.npz")
+        if not file.is_file():
+            rows = list(_rows(store, np.random.default_rng(seed), validation=validation))
+            cache.mkdir(parents=True, exist_ok=True)
+            table = [np.array(column) for column in zip(*rows, strict=True)]
+            np.savez(file, traces=table[0], classes=table[1], severities=table[2].astype(np.float32))
+        parts.append(np.load(file))
+    return Samples(*(np.concatenate([part[name] for part in parts]) for name in ("traces", "classes", "severities")))
+
+
+def _rows(store: PairStore, rng: np.random.Generator, *, validation: bool) -> Iterator[tuple[Floats, int, float]]:
+    pairs = store.split(validation=validation)
+    for pair in pairs:
+        image = store.image(store.original(pair), pair.offset)
+        yield _row(image, pair.codec, pair.coded_qp, rng, whole=validation)
+    for key in dict.fromkeys(pair.original for pair in pairs):
+        original = store.originals[key]
+        image = store.image(original, original.offset)
+        for _ in range(1 if validation else _PRISTINE_CROPS):
+            yield _row(image, PRISTINE, None, rng, whole=validation)
+        for chroma in ("420", "444"):
+            quality = int(rng.integers(_FINE_JPEG[0], _FINE_JPEG[1] + 1))
+            jpeg = get_codec("jpeg", chroma=chroma)
+            decoded = jpeg.decode(jpeg.encode(image, quality)).image
+            yield _row(decoded, "jpeg", quality, rng, whole=validation)
+
+
+def _row(
+    image: Pixels, name: str, qp: float | None, rng: np.random.Generator, *, whole: bool
+) -> tuple[Floats, int, float]:
+    if not whole:
+        image = _augmented(image, rng)
+    severity = np.nan
+    if qp is not None:
+        best, worst = QP_SCALES[name]
+        severity = min(max((qp - best) / (worst - best), 0.0), 1.0)
+    return traces(np.ascontiguousarray(image)), CLASSES.index(name), severity
+
+
+def _augmented(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """A crop, which leaves the codec's grid anywhere, and sometimes gray."""
+    height, width = (min(int(rng.integers(_SIDES[0], _SIDES[1] + 1)), side) for side in image.shape[:2])
+    top, left = int(rng.integers(image.shape[0] - height + 1)), int(rng.integers(image.shape[1] - width + 1))
+    image = image[top : top + height, left : left + width]
+    if rng.random() < _GRAY:
+        gray = np.round(image @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+        image = np.repeat(gray[..., None], 3, axis=2)
+    return image
+
+
+def train_estimate(store_folder: Path, output: Path, cache: Path, settings: EstimateSettings) -> Iterator[str]:
+    """Trains on the training part, writes the weights, and yields lines on the validation part.
+
+    Raises:
+        ValueError: If ``store_folder`` is no store, or its index lacks the qp of a codec's pairs.
+    """
+    store = PairStore(store_folder)
+    training = collect(store, validation=False, passes=range(settings.passes), cache=cache)
+    for number, codec in enumerate(CODECS):
+        if not np.isfinite(training.severities[training.classes == number]).any():
+            raise ValueError(f"{store_folder} has no training pairs of {codec} with their qp")
+    data = save_tensors(fit(training, settings), metadata={"format": "enhancer-estimate", "classes": ",".join(CLASSES)})
+    write_atomically(output, data, overwrite=True)
+    yield from report(data, collect(store, validation=True, passes=range(1), cache=cache))
+    yield f'{output}: sha256 = "{hashlib.sha256(data).hexdigest()}"'
+
+
+class _Networks(nn.Module):
+    """Several small networks side by side: ``(networks, N, inputs)`` to ``(networks, N, outputs)``."""
+
+    def __init__(self, networks: int, generator: torch.Generator) -> None:
+        super().__init__()
+        sizes = (TRACES, *_HIDDEN, len(CLASSES) + len(CODECS))
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for inputs, outputs in pairwise(sizes):
+            weight = torch.randn(networks, inputs, outputs, generator=generator) * (2 / inputs) ** 0.5
+            self.weights.append(nn.Parameter(weight))
+            self.biases.append(nn.Parameter(torch.zeros(networks, 1, outputs)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = torch.relu(torch.baddbmm(bias, x, weight))
+        return torch.baddbmm(self.biases[-1], x, self.weights[-1])
+
+
+def fit(samples: Samples, settings: EstimateSettings) -> dict[str, Floats]:
+    """The tensors that :func:`enhancer.estimate.load_weights` reads."""
+    mean, scale = samples.traces.mean(axis=0), 1 / (samples.traces.std(axis=0) + 1e-3)
+    statistics, classes = torch.from_numpy(samples.traces), torch.from_numpy(samples.classes)
+    severities = torch.from_numpy(samples.severities)
+    counts = torch.bincount(classes, minlength=len(CLASSES)).float()
+    class_weights = len(classes) / counts.clamp(min=1) / len(CLASSES)  # no codec is likelier than another
+    generator = torch.Generator().manual_seed(settings.seed)
+    networks = _Networks(settings.networks, generator)
+    optimizer = torch.optim.AdamW(networks.parameters(), settings.lr, weight_decay=0.02)
+    steps = settings.epochs * (len(classes) // settings.batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    for _ in range(steps):
+        # Each network draws its own samples.
+        chosen = torch.randint(len(classes), (settings.networks, settings.batch), generator=generator)
+        x = statistics[chosen]
+        hidden = torch.rand(x.shape[:2], generator=generator) < _HIDE_LATTICE
+        x[..., LATTICE_TRACES] *= ~hidden.unsqueeze(-1)
+        x = ((x - torch.from_numpy(mean)) * torch.from_numpy(scale)).clamp(-RANGE, RANGE)
+        x = x + _NOISE * torch.randn(x.shape, generator=generator)
+        loss = _loss(networks(x), classes[chosen], severities[chosen], class_weights)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    tensors = {"mean": mean, "scale": scale.astype(np.float32)}
+    for number, (weight, bias) in enumerate(zip(networks.weights, networks.biases, strict=True)):
+        tensors |= {f"{number}.weight": weight.detach().numpy(), f"{number}.bias": bias.detach().numpy()}
+    return tensors
+
+
+def _loss(y: Tensor, classes: Tensor, severities: Tensor, class_weights: Tensor) -> Tensor:
+    """Cross-entropy over the classes plus the error of the severity at the true codec's output."""
+    scores, estimates = y.split([len(CLASSES), len(CODECS)], dim=-1)
+    entropy = nn.functional.cross_entropy(scores.flatten(0, 1), classes.flatten(), class_weights)
+    known = severities.isfinite()
+    own = estimates[known].gather(-1, classes[known].unsqueeze(-1)).squeeze(-1)
+    errors = nn.functional.smooth_l1_loss(own, severities[known], beta=0.02, reduction="none")
+    # Told too high a severity, the network blurs what the codec kept; too low a one only leaves errors.
+    errors = errors * torch.where(own > severities[known], _OVERESTIMATE, 1.0)
+    return entropy + _SEVERITY_WEIGHT * errors.mean()
+
+
+def report(weights: bytes, samples: Samples) -> Iterator[str]:
+    """Markdown: which class is taken for which, and the error of the severity in steps of qp."""
+    logarithms, severities = load_weights(weights, "the new weights").run(samples.traces)
+    judged = logarithms.argmax(axis=1)
+    yield "| is | " + " | ".join(f"judged {name}" for name in CLASSES) + " | mean qp error | 90 % below |"
+    yield "|---" * (len(CLASSES) + 3) + "|"
+    for number, name in enumerate(CLASSES):
+        own = samples.classes == number
+        shares = " | ".join(str(int((judged[own] == other).sum())) for other in range(len(CLASSES)))
+        errors = ""
+        if name in CODECS:
+            best, worst = QP_SCALES[name]
+            off = abs(worst - best) * np.abs(severities[own, number] - samples.severities[own])
+            errors = f"{np.nanmean(off):.2f} | {np.nanquantile(off, 0.9):.2f}"
+        yield f"| {name} | {shares} | {errors or '|'} |"

@@ -1,4 +1,4 @@
-"""``python -m train prepare|pack|unpack|run|evaluate|export|estimate|learned|refine``: see ``python -m train COMMAND --help``."""
+"""``python -m train COMMAND``: pairs, networks, learned codecs and their refiners; see ``--help``."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ run only writes the tables again.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,15 @@ from pathlib import Path
 
 from benchmarks.common import CHECKOUT, default_pictures
 from benchmarks.results_encode import encode_set, encode_target
-from benchmarks.results_tables import bd_table, gain_table, pairs, speed_table, target_rows, weak_spots
+from benchmarks.results_tables import (
+    bd_table,
+    gain_tables,
+    pairs,
+    published_gains,
+    speed_table,
+    target_rows,
+    weak_spots,
+)
 from codec_wrappers.encode_cache import EncodeCache
 from enhancer.evaluation.enhancement import Enhancement
 from enhancer.evaluation.parallel import threads_per_job
@@ -35,6 +44,13 @@ CODECS = (
     "VVC=vvc:reference@27,32,37,42",
     "JPEG=jpeg@10,20,40,70",
 )
+ANCHOR = CODECS[0]
+ANCHORS = ("BPG 4:2:0", "VVC")
+OTHER_CODECS = (
+    *("vvc:tuned@27,32,37,42", "vvc:fast@27,32,37,42", "bpg:tuned@27,32,37,42", "heic@20,35,50,65"),
+    *("avif@20,35,50,65", "webp@10,30,50,75", "jpeg2000@270,300,330,360"),
+)
+"""Measured without networks, for orientation."""
 # The other 19 of LIVE1's 29 originals are Kodak's scenes.
 LIVE1_ALONE = (
     *("building2", "carnivaldolls", "cemetry", "churchandcapitol", "coinsinfountain"),
@@ -51,6 +67,11 @@ class PictureSet:
     folder: str
     only: tuple[str, ...] = ()
     limit: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the folder of results."""
+        return self.folder if self.limit is None else f"{self.folder}-quick"
 
 
 SETS = (
@@ -83,6 +104,13 @@ def save_photographs(data: Path) -> PictureSet:
 
 def measure_set(chosen: PictureSet, args: argparse.Namespace, models: Sequence[str]) -> list[Run]:
     """Runs of all codecs with all networks on one set."""
+    return measure(chosen, args, args.codec or CODECS, models, chosen.name)
+
+
+def measure(
+    chosen: PictureSet, args: argparse.Namespace, codecs: Sequence[str], models: Sequence[str], folder: str
+) -> list[Run]:
+    """Runs of some codecs with some networks on one set; what was measured before is not measured again."""
     settings = RdSettings(
         enhancements=tuple(network(model, args) for model in models),
         keep_pictures=args.keep_pictures,
@@ -94,9 +122,8 @@ def measure_set(chosen: PictureSet, args: argparse.Namespace, models: Sequence[s
         if done % 20 == 0 or done == total:
             print(f"{chosen.title}: {done} of {total}", file=sys.stderr)
 
-    folder = args.output / (chosen.folder if chosen.limit is None else f"{chosen.folder}-quick")
-    sources = [parse_codec(spec) for spec in args.codec or CODECS]
-    paths = run_rd(originals_of(chosen, args.data), sources, settings, folder, progress=progress)
+    sources = [parse_codec(spec) for spec in codecs]
+    paths = run_rd(originals_of(chosen, args.data), sources, settings, args.output / folder, progress=progress)
     return [load_run(path) for path in paths]
 
 
@@ -106,24 +133,31 @@ def network(model: str, args: argparse.Namespace, ensemble: str = "none") -> Enh
 
 
 def across(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """Decoded pictures of every other codec as the anchor of each enhanced run and of each codec."""
-    plain = [run for run in runs if run.enhancement is None]
-    return [(anchor, test) for anchor in plain[:3] for test in runs if test.source != anchor.source]
+    """BPG 4:2:0 and VVC, decoded, each as the anchor of every other codec with and without networks."""
+    anchors = [run for run in runs if run.enhancement is None and run.label in ANCHORS]
+    return [(anchor, test) for anchor in anchors for test in runs if test.source != anchor.source]
 
 
 def encode_all(sets: Sequence[PictureSet], args: argparse.Namespace) -> None:
     """Makes the bitstreams of all sets, then those of the search for one budget."""
     cache = EncodeCache(args.output / "cache")
     sources = [parse_codec(spec) for spec in args.codec or CODECS]
-    for chosen in sets:
-        encode_set(chosen.title, originals_of(chosen, args.data), sources, cache, args.jobs)
+    for source in sorted(sources, key=lambda source: source.codec.name == "vvc"):  # what takes longest comes last
+        for chosen in sets:
+            encode_set(chosen.title, originals_of(chosen, args.data), source, cache, args.jobs)
     first = originals_of(sets[0], args.data)
+    for spec in OTHER_CODECS:
+        encode_set(sets[0].title, first, parse_codec(spec), cache, args.jobs)
     encode_target(sets[0].title, first, target_sources(args), TARGET_BPP, cache, args.jobs)
 
 
-def target_sources(args: argparse.Namespace) -> list[CodecSource]:
+def target_specs(args: argparse.Namespace) -> list[str]:
     """The codecs that are compared at one budget: JPEG does not reach it."""
-    return [parse_codec(spec) for spec in args.codec or CODECS if "JPEG" not in spec]
+    return [spec for spec in args.codec or CODECS if "JPEG" not in spec]
+
+
+def target_sources(args: argparse.Namespace) -> list[CodecSource]:
+    return [parse_codec(spec) for spec in target_specs(args)]
 
 
 def target_of(chosen: PictureSet, args: argparse.Namespace, models: Sequence[str]) -> list[TargetRow]:
@@ -139,35 +173,89 @@ def target_of(chosen: PictureSet, args: argparse.Namespace, models: Sequence[str
     )
 
 
+def others(chosen: PictureSet, args: argparse.Namespace) -> list[tuple[Run, Run]]:
+    """Further codecs and presets, each against BPG 4:2:0."""
+    runs = measure(chosen, args, (ANCHOR, *OTHER_CODECS), (), f"{chosen.name}-codecs")
+    return [(runs[0], run) for run in runs[1:]]
+
+
+def commands(args: argparse.Namespace, chosen: PictureSet, models: Sequence[str]) -> str:
+    """What repeats the measurements of one set by hand."""
+    pictures, results = f"DATA/{chosen.folder}", shown_path(args.output / chosen.name)
+    codecs = " ".join(f"--codec {shlex.quote(spec)}" for spec in args.codec or CODECS)
+    networks = " ".join(f"--model {model}" for model in models)
+    lines = [
+        f"enhance-eval rd {pictures} -o {results} {codecs} {networks}",
+        f'enhance-eval bd "BPG 4:2:0" "BPG 4:2:0 + {Path(models[-1]).stem}" --results {results}',
+    ]
+    only = " The folder holds the pictures named in `benchmarks/results.py` only." if chosen.only else ""
+    return "\n".join(["```sh", *lines, "```", only]).rstrip()
+
+
+def shown_path(path: Path) -> Path:
+    return path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path
+
+
 def document(
-    measured: dict[str, list[Run]], target: tuple[str, list[TargetRow]], cost: dict[str, float], command: str
+    args: argparse.Namespace,
+    sets: Sequence[PictureSet],
+    models: Sequence[str],
+    measured: dict[str, list[Run]],
+    target: Sequence[TargetRow],
+    codecs: Sequence[tuple[Run, Run]],
 ) -> str:
     """The whole file."""
-    spots, parts = ["## Weak spots", ""], []
-    for title, runs in measured.items():
-        found = pairs(runs)
-        if not found:
-            continue
-        spots += [f"{title}:", "", *weak_spots(found), ""]
-        parts += [f"## {title}: gain at each quality", "", gain_table(found), ""]
-        parts += [f"## {title}: BD-rate against the codec alone", ""]
-        parts += [bd_table([(pair.decoded, pair.enhanced) for pair in found]), ""]
-        parts += [f"## {title}: BD-rate across codecs", "", bd_table(across(runs)), ""]
-    title, rows = target
-    parts += [f"## {title} at {TARGET_BPP:g} bits per pixel", "", target_rows(rows), ""]
-    everything = [run for runs in measured.values() for run in runs]
-    parts += ["## Speed", "", speed_table(everything, cost), ""]
+    parts = ["## Weak spots", "", weak_spots(measured), ""]
+    for chosen in sets:
+        runs = measured[chosen.title]
+        parts += [f"## {chosen.title}", "", commands(args, chosen, models), ""]
+        parts += ["RGB-PSNR gained at each point, mean over pictures (worst picture):", "", gain_tables(runs), ""]
+        parts += ["Against the codec alone:", "", bd_table([(p.decoded, p.enhanced) for p in pairs(runs)]), ""]
+        parts += ["Across codecs:", "", bd_table(across(runs)), ""]
+    first = sets[0]
+    specs = " ".join(f"--codec {shlex.quote(spec)}" for spec in target_specs(args))
+    networks = " ".join(f"--model {model}" for model in models)
+    parts += [f"## {first.title} at {TARGET_BPP:g} bits per pixel", ""]
+    parts += ["Two adjacent qps mixed over the set, after table 1 of Xue and Su (CVPRW 2019):", ""]
+    parts += [f"`enhance-eval target DATA/{first.folder} --bpp {TARGET_BPP:g} {specs} {networks}`;"]
+    parts += ["the rows with rotation: `--ensemble rotate`.", "", target_rows(target), ""]
+    parts += [
+        "## Other codecs and presets",
+        "",
+        f"{first.title}; {', '.join(f'`{spec}`' for spec in OTHER_CODECS)}.",
+        "",
+    ]
+    parts += [bd_table(codecs), ""]
+    parts += [
+        "## What others publish",
+        "",
+        "Not measured here, and on other pictures: the gain (dB) on DIV2K's validation part",
+    ]
+    parts += [
+        "in PowerQE's benchmark (`docs/benchmark_results/div2k_psnr.csv`, commit 9716cd7).",
+        "",
+        published_gains(),
+        "",
+    ]
+    parts += ["## Speed and cost", "", "Times of the runs above, pictures of 0.26 to 0.39 megapixels;"]
+    parts += ["`python -m benchmarks.speed` measures speed by itself.", ""]
+    parts += [speed_table([run for runs in measured.values() for run in runs], cost_of(models)), ""]
+    return "\n".join([*head_of("make results-quick" if args.quick else "make results"), *parts])
+
+
+def head_of(command: str) -> list[str]:
     machine = environment()["machine"]
-    head = [
+    return [
         "# Results",
         "",
-        f"Made by `{command}`; numbers in brackets are 95 % bootstrap intervals over pictures. PSNR and MS-SSIM are",
-        "means over pictures, Y-PSNR is of full-range BT.601 luma, BD-rates are of mean curves (PCHIP).",
-        f"Machine: {machine['processor']}, {machine['cores']} cores. Every run's settings, versions and hashes stand",
+        f"Made by `{command}`, which goes on where it was stopped. Numbers in brackets are 95 % bootstrap intervals",
+        "over pictures. PSNR and MS-SSIM are means over pictures, Y-PSNR is of full-range BT.601 luma; BD-rates are of",
+        "mean curves (PCHIP), negative is better. BPG is x265 `placebo`, VVC is vvenc `medium` without perceptual",
+        "adaptation: the presets `reference`. `DATA` is the folder of the picture sets.",
+        f"Machine: {machine['processor']}, {machine['cores']} cores. Settings, versions and hashes of every run stand",
         "in its `*.run.json`.",
         "",
     ]
-    return "\n".join([*head, *spots, *parts])
 
 
 def cost_of(models: Sequence[str]) -> dict[str, float]:
@@ -204,13 +292,15 @@ def main(argv: list[str] | None = None) -> int:
         encode_all(sets, args)
         return 0
     models = args.model or list(checkpoint_names())
-    measured = {chosen.title: measure_set(chosen, args, models) for chosen in sets}
-    target = (sets[0].title, target_of(sets[0], args, models))
-    command = "make results-quick" if args.quick else "make results"
     path = args.write or (args.output.parent / "RESULTS-quick.md" if args.quick else CHECKOUT / "RESULTS.md")
-    text = document(measured, target, cost_of(models), command)
-    write_atomically(path, text.encode(), overwrite=True)
-    print(path)
+    codecs = others(sets[0], args)
+    # The cheapest network first, and the file after each: the last may take as long as all others together.
+    for count in range(1, len(models) + 1):
+        measured = {chosen.title: measure_set(chosen, args, models[:count]) for chosen in sets}
+        target = target_of(sets[0], args, models[:count])
+        text = document(args, sets, models[:count], measured, target, codecs)
+        write_atomically(path, text.encode(), overwrite=True)
+        print(path)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -13,6 +14,17 @@ from enhancer.evaluation.results import Run
 from enhancer.evaluation.target import TargetRow
 
 BD_METRICS = {"psnr": "RGB-PSNR", "psnr_y601": "Y-PSNR", "ms_ssim_db": "MS-SSIM"}
+RESAMPLES = 1000
+WEAK_GAIN = 0.05
+"""In dB: combinations below, or with a picture that loses, are weak spots."""
+
+
+PUBLISHED_GAINS = {
+    "CBDNet, one model for each qp": (1.11, 1.02, 0.89, 0.77, 2.23, 2.21, 2.19, 2.19),
+    "DnCNN, one model for each qp": (0.93, 0.84, 0.72, 0.59, 1.84, 1.89, 1.91, 1.89),
+}
+"""RGB-PSNR gained over BPG 4:2:0 at qp 27, 32, 37, 42 and JPEG at quality 10, 20, 30, 40 on the validation part of
+DIV2K: PowerQE, docs/benchmark_results/div2k_psnr.csv, commit 9716cd7. No rates are given there."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,10 @@ class Pair:
                 found.append((record.picture, record.qp, new - old))
         return found
 
+    def mean_gain(self, qp: int | None = None) -> float:
+        """Mean gain of RGB-PSNR in dB."""
+        return mean([gain for _, _, gain in self.gains("psnr", qp)])
+
 
 def pairs(runs: Sequence[Run]) -> list[Pair]:
     """Every enhanced run with the run of its codec alone."""
@@ -40,29 +56,52 @@ def pairs(runs: Sequence[Run]) -> list[Pair]:
 
 
 def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return math.fsum(values) / len(values)
 
 
-def gain_table(found: Sequence[Pair]) -> str:
-    """Mean gain of RGB-PSNR at each operating point."""
-    rows = []
-    for pair in found:
-        points = []
-        for qp in pair.enhanced.qps:
-            rate = mean([r.bpp or 0.0 for r in pair.enhanced.at(qp)])
-            points.append(f"{mean([g for _, _, g in pair.gains('psnr', qp)]):+.2f} (qp {qp}, {rate:.2f} bpp)")
-        overall = mean([g for _, _, g in pair.gains("psnr")])
-        rows.append([pair.enhanced.label, f"{overall:+.3f}", "; ".join(points)])
-    return markdown_table(["codec + network", "mean gain (dB)", "at each point (dB)"], rows)
+def gain_tables(runs: Sequence[Run]) -> str:
+    """For each codec its rates and qualities, and below what each network adds; one table for equal qps."""
+    tables = []
+    found = pairs(runs)
+    for qps in dict.fromkeys(pair.decoded.qps for pair in found):
+        rows = []
+        for run in dict.fromkeys(pair.decoded.label for pair in found if pair.decoded.qps == qps):
+            mine = [pair for pair in found if pair.decoded.label == run]
+            rows.append([run, *(_point(mine[0].decoded, qp) for qp in qps), ""])
+            rows += [[f"+ {_network(p)}", *(_gain(p, qp) for qp in qps), f"{p.mean_gain():+.3f}"] for p in mine]
+        tables.append(markdown_table(["codec, + network", *(f"qp {qp}" for qp in qps), "mean gain (dB)"], rows))
+    return "\n\n".join(tables)
+
+
+def published_gains() -> str:
+    """What others reach, on other pictures."""
+    head = [
+        "published",
+        *(f"BPG {qp}" for qp in (27, 32, 37, 42)),
+        *(f"JPEG {quality}" for quality in (10, 20, 30, 40)),
+    ]
+    return markdown_table(head, [[name, *(f"{g:+.2f}" for g in gains)] for name, gains in PUBLISHED_GAINS.items()])
+
+
+def _point(run: Run, qp: int) -> str:
+    quality = mean([r.metrics["psnr"] or 0.0 for r in run.at(qp)])
+    return f"{quality:.2f} dB, {mean([r.bpp or 0.0 for r in run.at(qp)]):.2f} bpp"
+
+
+def _gain(pair: Pair, qp: int) -> str:
+    gains = [gain for _, _, gain in pair.gains("psnr", qp)]
+    return f"{mean(gains):+.2f} ({min(gains):+.2f})"
+
+
+def _network(pair: Pair) -> str:
+    return pair.enhanced.label.removeprefix(f"{pair.decoded.label} + ")
 
 
 def bd_table(comparisons: Sequence[tuple[Run, Run]]) -> str:
     """BD-rate of the second against the first run of each pair, in three metrics."""
     rows = []
     for anchor, test in comparisons:
-        cells = []
-        for metric in BD_METRICS:
-            cells.append(_bd_cell(anchor, test, metric))
+        cells = [_bd_cell(anchor, test, metric) for metric in BD_METRICS]
         rows.append([f"{test.label} against {anchor.label}", *cells])
     return markdown_table(["BD-rate (%)", *BD_METRICS.values()], rows)
 
@@ -71,7 +110,7 @@ def _bd_cell(anchor: Run, test: Run, metric: str) -> str:
     if metric not in comparable_metrics(anchor, test):
         return "–"
     try:
-        result = compare_runs(anchor, test, metric=metric)
+        result = compare_runs(anchor, test, metric=metric, resamples=RESAMPLES)
     except ValueError as error:
         return f"refused: {error}"
     delta = result.bd_rate
@@ -81,37 +120,43 @@ def _bd_cell(anchor: Run, test: Run, metric: str) -> str:
     return f"{delta.value:+.1f} [{delta.interval.low:+.1f}, {delta.interval.high:+.1f}]{warning}"
 
 
-def weak_spots(found: Sequence[Pair]) -> list[str]:
-    """Where enhancement helps least or harms, one sentence for each codec and network."""
-    sentences = []
-    for pair in found:
-        gains, similarity = pair.gains("psnr"), pair.gains("ms_ssim")
-        picture, qp, worst = min(gains, key=lambda entry: entry[2])
-        harmed = sum(gain < 0 for _, _, gain in gains)
-        blurred = sum(gain < 0 for _, _, gain in similarity)
-        sentences.append(
-            f"- {pair.enhanced.label}: least gain {worst:+.2f} dB ({picture}, qp {qp}); PSNR falls in {harmed} of"
-            f" {len(gains)} cases, MS-SSIM in {blurred} of {len(similarity)}."
+def weak_spots(measured: dict[str, Sequence[Run]]) -> str:
+    """Where a network gains least or harms, worst first; the rest is counted."""
+    entries = [(title, pair) for title, runs in measured.items() for pair in pairs(runs)]
+    rows, strong = [], 0
+    for title, pair in sorted(entries, key=lambda entry: _least(entry[1])[2]):
+        picture, qp, least = _least(pair)
+        if least >= 0 and pair.mean_gain() >= WEAK_GAIN:
+            strong += 1
+            continue
+        harmed = [_harmed(pair, metric) for metric in ("psnr", "ms_ssim")]
+        rows.append(
+            [title, pair.enhanced.label, f"{pair.mean_gain():+.3f}", f"{least:+.2f}", picture, str(qp), *harmed]
         )
-    return sentences
+    rest = f"In the other {strong} of {len(entries)} combinations of pictures, codec and network PSNR falls nowhere."
+    if not rows:
+        return rest
+    head = ["pictures", "codec + network", "mean gain (dB)", "least (dB)", "at", "qp", "PSNR falls", "MS-SSIM falls"]
+    return f"{markdown_table(head, rows)}\n\n{rest}"
+
+
+def _least(pair: Pair) -> tuple[str, int, float]:
+    return min(pair.gains("psnr"), key=lambda entry: entry[2])
+
+
+def _harmed(pair: Pair, metric: str) -> str:
+    gains = [gain for _, _, gain in pair.gains(metric)]
+    return f"{sum(gain < 0 for gain in gains)} of {len(gains)}"
 
 
 def target_rows(rows: Sequence[TargetRow]) -> str:
     """Quality at one budget."""
-    head = ["codec", "budget shared by", "bpp", "RGB-PSNR", "Y-PSNR", "MS-SSIM"]
+    head = ["codec", "bpp", "RGB-PSNR", "Y-PSNR", "MS-SSIM"]
     lines = []
     for row in rows:
         similarity = row.means.get("ms_ssim")
-        lines.append(
-            [
-                row.label,
-                row.allocation,
-                f"{row.bpp:.5f}",
-                f"{row.means['psnr']:.3f}",
-                f"{row.means['psnr_y601']:.3f}",
-                "–" if similarity is None else f"{similarity:.5f}",
-            ]
-        )
+        values = [f"{row.means['psnr']:.3f}", f"{row.means['psnr_y601']:.3f}"]
+        lines.append([row.label, f"{row.bpp:.5f}", *values, "–" if similarity is None else f"{similarity:.5f}"])
     return markdown_table(head, lines)
 
 

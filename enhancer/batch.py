@@ -33,8 +33,6 @@ from enhancer.streams import Y4M_MAGIC, Matrix, StreamFormat, TruncatedStreamErr
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_WITHOUT_EXIF = ("ppm", "pgm", "pnm", "pam", "bmp")
-
 
 @dataclass(frozen=True)
 class BatchOptions:
@@ -300,7 +298,7 @@ def _write(job: Job, enhanced: _Enhanced | Outcome, options: BatchOptions) -> Ou
     overwrite = options.existing == "overwrite"
     picture = enhanced.after if options.keep_metadata else stripped(enhanced.after)
     name = picture_format(job.target) if job.target else options.format or _stdout_format(picture)
-    data = encode_picture(upright(picture) if name in _WITHOUT_EXIF else picture, name)
+    data = encode_picture(picture, name)
     with _open_output(job, overwrite=overwrite) as file:
         file.write(data)
         file.flush()

@@ -114,6 +114,7 @@ def measure(
     settings = RdSettings(
         enhancements=tuple(network(model, args) for model in models),
         keep_pictures=args.keep_pictures,
+        overwrite=True,  # a network trained anew, say: records tell what still holds
         jobs=args.jobs,
         cache=EncodeCache(args.output / "cache"),
     )

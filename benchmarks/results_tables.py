@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -120,7 +120,7 @@ def _bd_cell(anchor: Run, test: Run, metric: str) -> str:
     return f"{delta.value:+.1f} [{delta.interval.low:+.1f}, {delta.interval.high:+.1f}]{warning}"
 
 
-def weak_spots(measured: dict[str, Sequence[Run]]) -> str:
+def weak_spots(measured: Mapping[str, Sequence[Run]]) -> str:
     """Where a network gains least or harms, worst first; the rest is counted."""
     entries = [(title, pair) for title, runs in measured.items() for pair in pairs(runs)]
     rows, strong = [], 0

@@ -70,7 +70,8 @@ def _gaussian(taps: int) -> Plane:
     """Weights of a Gaussian window with a standard deviation of a fifth of its width."""
     positions = np.arange(taps) - taps // 2
     weights: Plane = np.exp(-0.5 * (positions / (taps / 5)) ** 2)
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def _inner(plane: Plane, window: Plane) -> Plane:

@@ -184,6 +184,15 @@ def test_a_results_folder_with_other_settings_is_refused(measured, pictures, oth
     assert (measured / "jpeg.run.json").read_bytes() == before
 
 
+def test_a_run_of_other_settings_can_be_replaced_on_request(tmp_path, pictures):
+    originals = load_originals(pictures, 1)
+    run_rd(originals, [parse_codec("jpeg@50")], RdSettings(), tmp_path)
+
+    run_rd(originals, [parse_codec("jpeg=jpeg:chroma=444@50")], RdSettings(overwrite=True), tmp_path)
+
+    assert load_run(tmp_path / "jpeg.run.json").records[0].coding["chroma"] == "444"
+
+
 def test_a_results_folder_of_other_pictures_or_another_format_is_refused(tmp_path, pictures):
     originals = load_originals(pictures)
     run_rd(originals[:1], [parse_codec("jpeg@50")], RdSettings(), tmp_path)

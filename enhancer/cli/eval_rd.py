@@ -67,6 +67,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--keep-pictures", action="store_true", help="keep decoded and enhanced pictures, for the report's viewer"
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N pictures by name")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace runs of these labels even if of other pictures or settings"
+    )
     add_run_arguments(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
@@ -118,6 +121,7 @@ def run(args: argparse.Namespace) -> None:
         enhancements=enhancements(args, jobs),
         extra=tuple(args.extra),
         keep_pictures=args.keep_pictures,
+        overwrite=args.overwrite,
         jobs=jobs,
         cache=encode_cache(args),
     )

@@ -43,6 +43,7 @@ class RdSettings:
         enhancements: Networks to apply; the decoded picture itself is always measured too.
         extra: Metrics to measure besides the usual ones, of :data:`enhancer.evaluation.measure.EXTRA`.
         keep_pictures: Write originals and results as PNG to ``pictures/`` of the output folder.
+        overwrite: Replace runs of the same label that are of other pictures or settings.
         jobs: Worker processes.
         cache: Where bitstreams are kept, None for nowhere.
     """
@@ -51,6 +52,7 @@ class RdSettings:
     enhancements: tuple[Enhancement, ...] = ()
     extra: tuple[str, ...] = ()
     keep_pictures: bool = False
+    overwrite: bool = False
     jobs: int = 1
     cache: EncodeCache | None = None
 
@@ -71,7 +73,8 @@ def run_rd(
     of the folder.
 
     Raises:
-        EnhancerError: If ``output`` holds a run of the same label of other pictures or settings.
+        EnhancerError: If ``output`` holds a run of the same label of other pictures or settings, and these are not
+            to be overwritten.
         ValueError: If labels repeat, or an operating point is not possible.
         CodecError: If a codec fails.
     """
@@ -83,7 +86,7 @@ def run_rd(
         source.qps(settings.qps)
         if isinstance(source, FolderSource):
             source.check(tuple(originals))
-    for variant in variants:
+    for variant in () if settings.overwrite else variants:
         _check_existing(output, variant, originals)
     store = RecordStore(output, settings.extra, settings.keep_pictures, settings.cache)
     store.prepare()
@@ -120,13 +123,13 @@ def _check_existing(output: Path, variant: Variant, originals: Sequence[Original
     try:
         old = load_run(path)
     except EnhancerError as error:
-        raise EnhancerError(f"{error}; remove it or choose another output folder") from error
+        raise EnhancerError(f"{error}; choose another output folder, or --overwrite") from error
     settings = [without_versions(old.source), old.enhancement]
     wanted = json.loads(variant.identity)
     if settings != [without_versions(wanted[0]), wanted[1]]:
-        raise EnhancerError(f"{path} was measured with other settings; remove it or choose another output folder")
+        raise EnhancerError(f"{path} was measured with other settings; choose another output folder, or --overwrite")
     if old.pictures != {o.name: o.sha256 for o in originals}:
-        raise EnhancerError(f"{path} was measured on other pictures; remove it or choose another output folder")
+        raise EnhancerError(f"{path} was measured on other pictures; choose another output folder, or --overwrite")
 
 
 def _write_run(store: RecordStore, variant: Variant, originals: Sequence[Original], qps: Sequence[int]) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from hypothesis import HealthCheck, settings
 from skimage import data
 
 from codec_wrappers import Image
+
+if TYPE_CHECKING:
+    from enhancer.inference import Enhancer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,6 +44,22 @@ def picture(photograph: Image) -> Image:
     image = np.ascontiguousarray(photograph[70:166, 100:228])
     image.setflags(write=False)
     return image
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of the checkpoint of a small network with random weights."""
+    from tests.small_network import write_random_checkpoint
+
+    return str(write_random_checkpoint(tmp_path_factory.mktemp("model") / "net.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def enhancer(model: str) -> Enhancer:
+    """The network of :func:`model`, run by torch."""
+    from enhancer.inference import Enhancer
+
+    return Enhancer.from_checkpoint(model, backend="torch")
 
 
 @pytest.fixture

@@ -8,28 +8,16 @@ import struct
 import subprocess
 import time
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
-from enhance_command import enhance_command, environment
+from enhance_command import enhance_command, environment, read, save
 from PIL import Image
-from small_network import write_random_checkpoint
 
 from codec_wrappers import get_codec
 from enhancer import image_io
 from enhancer.cli.enhance import main
 from enhancer.inference import Enhancer
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    return str(write_random_checkpoint(tmp_path_factory.mktemp("model") / "net.safetensors"))
-
-
-@pytest.fixture(scope="module")
-def enhancer(model) -> Enhancer:
-    return Enhancer.from_checkpoint(model, backend="torch")
 
 
 @pytest.fixture
@@ -41,15 +29,6 @@ def enhance(model):
 @pytest.fixture
 def command(model) -> str:
     return enhance_command(model)
-
-
-def save(path: Path, image: np.ndarray, **options) -> Path:
-    Image.fromarray(image).save(path, **options)
-    return path
-
-
-def read(path: Path) -> np.ndarray:
-    return image_io.read_picture(path).image
 
 
 # Pictures in and out

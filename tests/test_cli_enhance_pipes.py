@@ -11,22 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from enhance_command import enhance_command, environment
-from PIL import Image
-from small_network import write_random_checkpoint
-
-from enhancer.image_io import read_picture
-from enhancer.inference import Enhancer
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    return str(write_random_checkpoint(tmp_path_factory.mktemp("model") / "net.safetensors"))
-
-
-@pytest.fixture(scope="module")
-def enhancer(model) -> Enhancer:
-    return Enhancer.from_checkpoint(model, backend="torch")
+from enhance_command import enhance_command, environment, read, save
 
 
 @pytest.fixture
@@ -40,15 +25,6 @@ def shell(script: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
 
 def ffmpeg() -> str:
     return pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
-
-
-def save(path: Path, image: np.ndarray) -> Path:
-    Image.fromarray(image).save(path)
-    return path
-
-
-def read(path: Path) -> np.ndarray:
-    return read_picture(path).image
 
 
 @pytest.mark.parametrize("suffix", ["png", "ppm"])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_network import random_checkpoint, write_random_checkpoint
+from small_network import random_checkpoint
 from training import make_store
 
 from codec_wrappers import get_codec
@@ -20,11 +20,6 @@ from train.estimate import EstimateSettings, Samples, collect, fit, report, trai
 from train.store import PairStore, PairWriter
 
 SOURCES = {"codec": "jpeg", "estimated": "codec and qp"}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    return str(write_random_checkpoint(tmp_path_factory.mktemp("model") / "net.safetensors"))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Training of refiners: latents as the decoder sees them, controls, exact resume, files that attach."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from learned_models import INSTALLED
-from training import ROOT, make_store
+from training import make_store
 
 from enhancer.network import NetworkConfig
 from enhancer.refiners import PlainResidual, attach, load_refiners, weights_sha256
@@ -21,6 +20,7 @@ if not INSTALLED:
 from codec_wrappers.learned.coding import to_tensor
 from codec_wrappers.learned.models import ModelConfig, build
 from codec_wrappers.learned.storage import dump_model
+from train.__main__ import main
 from train.latents import LatentCache, WindowSampler, collate, split_originals
 from train.refine import RefineTrainer, export_refiners, refine
 from train.refine_config import RefineConfig, load_base, parse_settings, schedule
@@ -263,25 +263,28 @@ def test_settings_come_from_the_command_line():
     for wrong, message in (
         ("speed=3", "unknown key speed"),
         ("pixel.hue=3", "unknown key pixel.hue"),
-        ("lr", "line 1"),
+        ("lr", "Expected '='"),
     ):
         with pytest.raises(ValueError, match=message):
             parse_settings({}, [wrong])
 
 
-def test_the_command_trains_exports_and_reports_in_one_line(store, base_file, cache, tmp_path):
-    def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
-        program = [sys.executable, "-m", "train", *map(str, words)]
-        return subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+def test_the_command_trains_exports_and_refuses(store, base_file, cache, tmp_path, monkeypatch, capfd):
+    def command(*words: str | Path) -> tuple[int, list[str], list[str]]:
+        monkeypatch.setattr(sys, "argv", ["train", *map(str, words)])
+        status = main()
+        return status, *(text.splitlines() for text in capfd.readouterr())
 
     settings = [f"--set={s}" for s in ("crop=48", "margin=8", "batch=1", "validation_pictures=1")]
-    options = ("-d", store, "--cache", cache, "--refiners", "fenm", "--steps", "1", *settings)
-    trained = command("refine", base_file, "-o", tmp_path / "run", *options)
-    exported = command("export", tmp_path / "run", "-o", tmp_path / "fenm.safetensors", "--note", "a test")
-    refused = command("refine", base_file, "-o", tmp_path / "run", *options, "--control", "gs")
+    options = ("-d", store, "--cache", cache, "--refiners", "fenm", "--steps", "1", "--device", "cpu", *settings)
+    status, said, _ = command("refine", base_file, "-o", tmp_path / "run", *options)
+    assert status == 0
+    assert " dB (" in said[0]
 
-    assert trained.returncode == exported.returncode == 0, trained.stderr + exported.stderr
-    assert " dB (" in trained.stdout
-    assert load_refiners(tmp_path / "fenm.safetensors").sha256 in exported.stdout
-    assert refused.returncode == 1
-    assert "holds a run with another 'control'" in refused.stderr.splitlines()[-1]
+    status, said, _ = command("export", tmp_path / "run", "-o", tmp_path / "fenm.safetensors", "--note", "a test")
+    assert status == 0
+    assert load_refiners(tmp_path / "fenm.safetensors").sha256 in said[0]
+
+    status, said, complaint = command("refine", base_file, "-o", tmp_path / "run", *options, "--control", "gs")
+    assert (status, said) == (1, [])
+    assert "holds a run with another 'control'" in complaint[-1]

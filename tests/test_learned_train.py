@@ -1,0 +1,206 @@
+"""Training of the learned codecs: the loss, exact resume, starts from other weights, the files it leaves."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+
+from codec_wrappers.learned.loader import missing_modules
+
+if missing_modules():
+    pytest.skip("the extra [learned] is not installed", allow_module_level=True)
+
+from learned_weights import random_model, write_weights
+
+from codec_wrappers import get_codec
+from codec_wrappers.learned.storage import parse_model
+from train.__main__ import parser
+from train.learned import LearnedConfig, LearnedTrainer, rate_and_distortion, run, schedule
+from train.learned_data import Pictures
+from train.learned_start import copy_weights
+from train.prepare import pixel_key
+from train.store import PairWriter
+
+CPU = torch.device("cpu")
+TINY = LearnedConfig("vrae", (0.0018, 0.05), n=8, m=12, steps=8, crop=64, batch=2, warmup=2, validate_every=4)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, photograph) -> Path:
+    """Six originals of 100 x 90 pixels, three of which are held out by their names, and one that is too small."""
+    folder = tmp_path_factory.mktemp("learned-store")
+    with PairWriter(folder) as writer:
+        for name, top in zip("abcdxn", range(0, 200, 34), strict=True):
+            image = np.ascontiguousarray(photograph[top : top + 100, top : top + 90])
+            writer.add_original(pixel_key(image), "set", f"{name}.png", image)
+        small = np.ascontiguousarray(photograph[:40, :90])
+        writer.add_original(pixel_key(small), "set", "small.png", small)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(store) -> Pictures:
+    return Pictures.open(store, 64)
+
+
+def test_rate_and_distortion_by_hand():
+    model = random_model("msh")
+    x = torch.rand(2, 3, 64, 128, generator=torch.Generator().manual_seed(1))
+
+    with torch.no_grad():
+        bpp, mse = rate_and_distortion(model, x, amp=False)
+        expected = model(x)
+
+    bits = sum(-likelihoods.log2().sum() for likelihoods in expected["likelihoods"].values())
+    assert bpp.item() == pytest.approx(bits.item() / (2 * 64 * 128), rel=1e-5)
+    assert mse.item() == pytest.approx((expected["x_hat"].clamp(0, 1) - x).square().mean().item(), rel=1e-5)
+
+
+def test_lower_precision_changes_little():
+    model = random_model("vrae")
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+    with torch.no_grad():
+        results = [rate_and_distortion(model, x, amp=amp) for amp in (False, True)]
+
+    assert results[1][0].item() == pytest.approx(results[0][0].item(), rel=0.02)
+    assert results[1][1].item() == pytest.approx(results[0][1].item(), rel=0.02)
+
+
+def test_training_lowers_the_loss(pictures):
+    trainer = LearnedTrainer(replace(TINY, steps=60, lr=3e-3), pictures, CPU)
+
+    losses = [trainer.advance()["mse"] for _ in range(60)]
+
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+
+@pytest.mark.parametrize("model", ["msh", "vrae"])
+def test_a_resumed_run_is_the_run_that_was_never_stopped(pictures, model):
+    config = replace(TINY, model=model, lambdas=(0.01,) if model == "msh" else TINY.lambdas)
+    whole, first, second = (LearnedTrainer(config, pictures, CPU) for _ in range(3))
+    for _ in range(5):
+        whole.advance()
+    for _ in range(2):
+        first.advance()
+
+    second.restore(first.state())
+    for _ in range(3):
+        second.advance()
+
+    assert second.step == whole.step == 5
+    for part in ("model", "average"):
+        states = whole.state()[part], second.state()[part]
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_each_step_has_a_quality_of_its_own_and_they_cover_the_range(pictures):
+    trainer = LearnedTrainer(TINY, pictures, CPU)
+    weights = []
+    for step in range(200):
+        trainer.step = step
+        weights.append(trainer._set_quality())
+
+    places = np.log(np.array(weights) / TINY.lambdas[0]) / math.log(TINY.lambdas[1] / TINY.lambdas[0])
+    assert (places.min(), places.max()) == (0, pytest.approx(1))
+    assert np.histogram(places, 4, (0, 1))[0].min() >= 40
+    assert 5 <= (places == 0).sum() <= 15
+
+
+def test_gains_alone_are_trained_on_a_frozen_base(pictures, tmp_path):
+    base = random_model("msh", lambdas=(0.05,))
+    start = write_weights(tmp_path / "base.safetensors", base, half=False)
+    trainer = LearnedTrainer(replace(TINY, model="msh-sf", lambdas=(0.002, 0.01, 0.05), start=start), pictures, CPU)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+    for _ in range(3):
+        trainer.advance()
+
+    after = trainer.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"g_a.7.log_gain", "g_s.first.log_gain"}
+    assert torch.equal(before["g_a.2.weight"], base.state_dict()["g_a.2.weight"])
+    with pytest.raises(ValueError, match="msh-sf starts from"):
+        replace(TINY, model="msh-sf", lambdas=(0.002, 0.05))
+
+
+def test_a_plain_model_starts_as_the_modulated_one_at_its_lambda(tmp_path):
+    source, target = random_model("vrae"), random_model("msh", seed=9, lambdas=(math.sqrt(0.0018 * 0.05),))
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    source.set_quality(0.5)
+    with torch.no_grad():
+        expected = source(x)
+        copy_weights(source, target)
+        found = target(x)
+
+    torch.testing.assert_close(found["x_hat"], expected["x_hat"], rtol=1e-3, atol=1e-3)
+    for name, likelihoods in expected["likelihoods"].items():
+        torch.testing.assert_close(found["likelihoods"][name].log2().sum(), likelihoods.log2().sum(), rtol=1e-3, atol=1)
+
+
+def test_weights_of_other_sizes_are_no_start():
+    from codec_wrappers.learned.models import ModelConfig, build
+
+    with pytest.raises(ValueError, match=r"cannot start n, m = \(8, 16\) from weights with n, m = \(8, 12\)"):
+        copy_weights(random_model("msh"), build(ModelConfig("msh", 8, 16, (0.01,))))
+
+
+def test_the_rate_of_learning_rises_stays_and_falls_to_zero():
+    config = replace(TINY, steps=100, warmup=10, decay=0.4)
+    shares = [schedule(config, step) for step in range(100)]
+
+    assert shares[0] == pytest.approx(0.1)
+    assert shares[10:59] == [1.0] * 49
+    assert shares[79] == pytest.approx(0.5)
+    assert shares[99] == pytest.approx(0)
+
+
+def test_the_command_trains_resumes_and_leaves_weights_for_the_codec(store, tmp_path, capsys, picture):
+    output = tmp_path / "run"
+    sizes = ("--n", "8", "--m", "12", "--crop", "64", "--batch", "2")
+
+    for steps in ("2", "4"):
+        args = parser().parse_args(["learned", "vrae", "-d", str(store), "-o", str(output), "--steps", steps, *sizes])
+        args.run(args)
+
+    entry = capsys.readouterr().out
+    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    weights = output / "learned-vrae.safetensors"
+    assert [line["step"] for line in lines] == [2, 4]
+    assert set(lines[-1]) >= {"loss", "bpp", "mse", "aux", "lr", "crops_per_s", "validation", "time"}
+    assert [point["position"] for point in lines[-1]["validation"]] == [0, 0.25, 0.5, 0.75, 1]
+    assert parse_model(weights.read_bytes(), weights).config.lambdas == (0.0018, 0.0483)
+    (tmp_path / "learned.toml").write_text(
+        entry[entry.rindex("[learned") :].replace("learned-vrae.s", "run/learned-vrae.s")
+    )
+    codec = get_codec("vrae", weights=str(tmp_path))
+    assert codec.decode(codec.encode(picture, 100)).image.shape == picture.shape
+    with pytest.raises(ValueError, match="another 'batch': 2 instead of 3"):
+        run(replace(TINY, lambdas=(0.0018, 0.0483), batch=3), store, output)
+
+
+def test_a_folder_of_photographs_will_do_and_small_ones_are_left_out(tmp_path, picture):
+    for name in ("one", "two"):
+        PillowImage.fromarray(picture).save(tmp_path / f"{name}.png")
+    PillowImage.fromarray(picture[:30]).save(tmp_path / "small.png")
+    PillowImage.fromarray(picture[..., 0]).save(tmp_path / "gray.png")
+
+    pictures = Pictures.open(tmp_path, 64)
+
+    assert len(pictures.training) + len(pictures.held_out) == 3
+    assert pictures.batch(0, 0, 3, 64).shape == (3, 3, 64, 64)
+    assert torch.equal(pictures.batch(0, 5, 2, 64), pictures.batch(0, 5, 2, 64))
+    assert not torch.equal(pictures.batch(0, 5, 2, 64), pictures.batch(0, 6, 2, 64))
+    with pytest.raises(ValueError, match="no picture of at least 128"):
+        Pictures.open(tmp_path, 128)
+
+
+@pytest.mark.parametrize(("change", "message"), [({"crop": 100}, "multiple of 64"), ({"steps": 0}, "at least 1")])
+def test_settings_that_cannot_be_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **change)

@@ -15,7 +15,7 @@ import torch
 from enhancer.checkpoint import Checkpoint
 from enhancer.errors import EnhancerError
 from enhancer.files import write_atomically
-from enhancer.quantization import METADATA_KEY, quantized, stored_ranges
+from enhancer.quantization import quantized, stored_ranges
 
 OPSET = 17
 INPUTS = ("x", "condition")
@@ -65,7 +65,7 @@ def with_properties(checkpoint: Checkpoint, properties: dict[str, str], *, int8:
 
 
 def cached_onnx(checkpoint: Checkpoint, *, int8: bool = False) -> bytes:
-    """Like :func:`to_onnx`, from the cache folder if this network has been exported before."""
+    """Like :func:`to_onnx`, from the cache folder if this network has been exported like this before."""
     folder = cache_folder()
     if folder is None:
         return to_onnx(checkpoint, int8=int8)
@@ -104,7 +104,7 @@ def _user_cache() -> Path:
 
 def _digest(checkpoint: Checkpoint, int8: bool) -> str:
     """Hash of everything that the exported model depends on."""
-    ranges = checkpoint.metadata.get(METADATA_KEY) if int8 else None
+    ranges = stored_ranges(checkpoint) if int8 else None
     digest = hashlib.sha256(f"{checkpoint.config} opset {OPSET} torch {torch.__version__} int8 {ranges}".encode())
     for name, values in sorted(checkpoint.network.state_dict().items()):
         digest.update(name.encode())

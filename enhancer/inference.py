@@ -165,8 +165,8 @@ class Enhancer:
                     raise
                 if max(tile_size) <= multiple:
                     raise EnhancerError(f"out of memory, even with tiles of {max(tile_size)} pixels") from error
-                torch.cuda.empty_cache()
-                tile_size = (_round_up(tile_size[0] // 2, multiple), _round_up(tile_size[1] // 2, multiple))
+            torch.cuda.empty_cache()  # only here: while the error lives, so do the tensors of the failed attempt
+            tile_size = (_round_up(tile_size[0] // 2, multiple), _round_up(tile_size[1] // 2, multiple))
 
     def _tile_size(self, x: Tensor) -> tuple[int, int]:
         multiple = self.checkpoint.network.multiple
@@ -200,7 +200,7 @@ class Enhancer:
         if x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
         restored = run_ensemble(lambda view: self.backend(view, condition.expand(len(view), -1)), x, self.ensemble)
-        y = x + self.strength * (restored - x)
+        y = restored if self.strength == 1 else x + self.strength * (restored - x)
         if window.shape[1] == 1:
             y = y.mean(dim=1, keepdim=True)
         return from_unit(y, window.dtype).to(window.device)

@@ -23,7 +23,8 @@ class Unpacked:
     """The colours of a picture as a tensor, and the way back.
 
     Attributes:
-        x: ``(N, C, H, W)``, C = 1 (gray) or 3, in the picture's own type: uint8, uint16 or float.
+        x: ``(N, C, H, W)``, C = 1 (gray) or 3, in the picture's own type: uint8, uint16 or float. It may share
+            memory with the picture.
         pack: Makes a picture of the original kind from such a tensor; alpha is put back untouched.
     """
 
@@ -49,14 +50,14 @@ def unpack(image: AnyImage) -> Unpacked:
 def to_unit(x: Tensor) -> Tensor:
     """Float32 in [0, 1] of an integer tensor (full range of its type) or of a floating-point one."""
     peak = INTEGER_PEAK.get(x.dtype)
-    return x.float() if peak is None else x.float() / peak
+    return x.float() if peak is None else x.float().div_(peak)
 
 
 def from_unit(y: Tensor, dtype: torch.dtype) -> Tensor:
     """Clamps to [0, 1] and converts to ``dtype``, rounding to the nearest integer once."""
     peak = INTEGER_PEAK.get(dtype)
     y = y.clamp(0, 1)
-    return y.to(dtype) if peak is None else y.mul(peak).round_().to(dtype)
+    return y.to(dtype) if peak is None else y.mul_(peak).round_().to(dtype)  # clamp made a copy
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -75,8 +76,10 @@ def _unpack_array(image: np.ndarray) -> Unpacked:
         raise ValueError(f"image must be uint8, uint16 or floating point, got {image.dtype}")
     if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))) or 0 in image.shape:
         raise ValueError(f"image must be (H, W), (H, W, 3) or (H, W, 4) and not empty, got shape {image.shape}")
-    colours = image[..., None] if image.ndim == 2 else image[..., :3]
-    x = torch.from_numpy(np.array(colours.transpose(2, 0, 1), order="C"))[None]  # a copy: arrays may be read-only
+    colours = (image[..., None] if image.ndim == 2 else image[..., :3]).transpose(2, 0, 1)
+    if not (image.flags.writeable and image.flags.c_contiguous):  # torch takes no read-only or mirrored arrays
+        colours = np.array(colours, order="C")
+    x = torch.from_numpy(colours)[None]
     _check_range(x)
 
     def pack(y: Tensor) -> np.ndarray:

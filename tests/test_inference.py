@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -197,6 +198,48 @@ def test_running_out_of_gpu_memory_halves_the_tile(monkeypatch):
     monkeypatch.setattr(SmallDevice, "largest", 0)
     with pytest.raises(EnhancerError, match="out of memory, even with tiles of 1 pixels"):
         Enhancer(checkpoint, SmallDevice(checkpoint, device=CPU)).enhance(image)
+
+
+def test_tensors_of_a_failed_attempt_are_gone_before_the_next(monkeypatch):
+    """Otherwise the memory that was short would be short again."""
+    failed: list[weakref.ref[torch.Tensor]] = []
+    alive = []
+
+    class FailsOnce(TorchBackend):
+        def __call__(self, x, condition):
+            if not failed:
+                failed.append(weakref.ref(x))
+                raise torch.OutOfMemoryError("out of memory")
+            return super().__call__(x, condition)
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(failed[0]() is not None))
+
+    Enhancer(CHECKPOINT, FailsOnce(CHECKPOINT, device=CPU)).enhance(noise(64, 64, 3))
+
+    assert alive == [False]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image[::-1],
+        lambda image: image[:, ::-1],
+        lambda image: image[:, :, ::-1],
+        lambda image: image[::2, 1::3],
+        lambda image: np.asfortranarray(image),
+    ],
+    ids=["rows", "columns", "channels", "steps", "fortran"],
+)
+def test_arrays_in_any_order_give_the_same_and_stay_as_they_are(change):
+    image = noise(24, 30, 3)
+    view = change(image)
+    before = view.copy(order="C")
+
+    result = enhancer().enhance(view)
+
+    assert np.array_equal(result, enhancer().enhance(before))
+    assert np.array_equal(view, before)
+    assert not np.shares_memory(result, image)
 
 
 def test_other_failures_of_the_backend_are_not_taken_for_a_lack_of_memory():

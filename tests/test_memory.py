@@ -55,6 +55,14 @@ def test_a_tile_takes_a_share_of_what_is_free(monkeypatch):
     assert memory_budget(cpu) == memory.CPU_BUDGET
 
 
+def test_memory_that_torch_keeps_on_a_gpu_counts_as_free(monkeypatch):
+    values = {"mem_get_info": (3 << 30, 80 << 30), "memory_reserved": 8 << 30, "memory_allocated": 1 << 30}
+    for name, value in values.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+
+    assert memory_budget(torch.device("cuda")) == 6 << 30
+
+
 def test_the_limit_of_a_container_counts(monkeypatch):
     monkeypatch.setattr(memory, "_meminfo", lambda: 8 << 30)
     monkeypatch.setattr(memory, "_cgroup", lambda: 1 << 30)

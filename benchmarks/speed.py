@@ -1,187 +1,146 @@
-"""Speed and memory of the networks on this machine.
+"""Speed, memory and parity of the networks on this machine, as one page.
 
-    python -m benchmarks.speed                      # seconds per megapixel of every backend, and parity
-    python -m benchmarks.speed --memory --startup --folder
+    python -m benchmarks.speed --all -o docs/speed.md       # everything; the machine should be idle
+    python -m benchmarks.speed --models fast                # backends against each other, and their pixels
+    python -m benchmarks.speed --startup --memory --folder  # and the command as a whole
 
 Backends take turns, so that a load on the machine meets all of them, and the best of ``--repeats`` counts.
-The peak is a float32 matrix product of torch, measured in the same turns.
+The peak is a matrix product of torch in the same precision, measured in the same turns.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import resource
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from benchmarks.common import CHECKOUT, markdown_table
-from codec_wrappers import Image
-from enhancer.backends import Backend, BackendName, Precision, create_backend
-from enhancer.checkpoint import Checkpoint, checkpoint_names, load_checkpoint
-from enhancer.errors import EnhancerError
-from enhancer.image_io import Picture, write_picture
-from enhancer.inference import Enhancer
+from benchmarks.common import default_pictures, markdown_table
+from benchmarks.speed_measures import (
+    REFERENCE,
+    Timing,
+    backends,
+    compare,
+    folder_overhead,
+    int8_losses,
+    largest_differences,
+    machine,
+    peak_memory_mb,
+    photograph,
+    startup_seconds,
+)
+from enhancer.checkpoint import checkpoint_names, load_checkpoint
+from enhancer.files import write_atomically
 from enhancer.network import kmac_per_pixel
 
-VARIANTS: tuple[tuple[BackendName, Precision], ...] = (
-    ("torch", "float32"),
-    ("torch", "bfloat16"),
-    ("onnx", "float32"),
-    ("openvino", "float32"),
-    ("openvino", "bfloat16"),
-)
-KODAK_SIZE = (512, 768)
-BACKEND_HEAD = (
-    *("network", "backend", "kMAC/px", "s/MP", "times torch"),
-    *("of matrix peak", "largest difference", "samples that differ"),
-)
+INT8_QPS = (27, 32, 37, 42)
+SECONDS = {"fast": (0.5, 0.3), "balanced": (1.8, 1.0), "max": (25.0, 8.0)}
+"""Seconds per megapixel on two idle cores: what must be reached, and what is aimed at."""
 
 
-def photograph(height: int, width: int) -> Image:
-    """A photograph of scikit-image, repeated and cropped to the size."""
-    from skimage import data
+@dataclass(frozen=True)
+class Figure:
+    """One measured value and its goals; ``unit`` stands after each number."""
 
-    tile: Image = data.astronaut()  # type: ignore[no-untyped-call]  # scikit-image is not annotated
-    rows, columns = -(-height // tile.shape[0]), -(-width // tile.shape[1])
-    return np.ascontiguousarray(np.tile(tile, (rows, columns, 1))[:height, :width])
+    what: str
+    must: float
+    aim: float
+    value: float
+    unit: str
+    digits: int = 2
+    more_is_better: bool = False
 
+    def row(self) -> list[str]:
+        """The cells of its line in the table."""
+        numbers = [f"{value:.{self.digits}f}{self.unit}" for value in (self.must, self.aim, self.value)]
+        return [self.what, *numbers, "aim" if self._meets(self.aim) else "must" if self._meets(self.must) else "no"]
 
-def timed(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
-def matrix_gflops() -> float:
-    """Billions of multiply-accumulates per second of a float32 matrix product."""
-    size = 1536
-    a, b = torch.rand(size, size), torch.rand(size, size)
-    return size**3 / min(timed(lambda: a @ b) for _ in range(3)) / 1e9
-
-
-def backends(checkpoint: Checkpoint, threads: int | None) -> dict[str, Backend]:
-    """Every backend that works here."""
-    found: dict[str, Backend] = {}
-    for name, precision in VARIANTS:
-        try:
-            found[f"{name} {precision}"] = create_backend(
-                name, checkpoint, device="cpu", threads=threads, precision=precision
-            )
-        except EnhancerError as error:
-            print(f"left out: {error}", file=sys.stderr)
-    if torch.cuda.is_available():
-        found["cuda bfloat16"] = create_backend("torch", checkpoint, device="cuda")
-    return found
+    def _meets(self, goal: float) -> bool:
+        return self.value >= goal if self.more_is_better else self.value <= goal
 
 
-def compare_backends(name: str, megapixels: float, repeats: int, threads: int | None) -> list[list[str]]:
-    """One row per backend: seconds per megapixel, ratio to torch, share of the peak, difference in pixels."""
+@dataclass
+class Report:
+    """What has been measured so far."""
+
+    figures: list[Figure] = field(default_factory=list)
+    times: list[list[str]] = field(default_factory=list)
+    differences: list[list[str]] = field(default_factory=list)
+
+    def page(self, head: str) -> str:
+        """The report in Markdown."""
+        parts = [head]
+        if self.figures:
+            parts.append(markdown_table(("figure", "must", "aim", "here", "reached"), [f.row() for f in self.figures]))
+        titles = ("network", "backend", "kMAC/px", "s/MP", "times torch float32", "of the peak in its precision")
+        parts.append(markdown_table(titles, self.times))
+        parts.append(
+            "Largest difference of 255 between torch's whole picture in float32 and each other way to it. Backends in\n"
+            "full or half precision stay within 1; int8 is what one asks for by name."
+        )
+        parts.append(markdown_table(("network", "backend", "whole", "tiles of 64", "tiles of 200"), self.differences))
+        return "\n\n".join(parts) + "\n"
+
+
+def measure(name: str, args: argparse.Namespace, report: Report) -> None:
+    """Adds what is asked for about one network."""
     checkpoint = load_checkpoint(name)
-    height = round((megapixels * 1e6 / 1.5) ** 0.5)
-    image = photograph(height, round(1.5 * height))
-    share = 1e6 / (image.shape[0] * image.shape[1])
-    enhancers = {label: Enhancer(checkpoint, backend) for label, backend in backends(checkpoint, threads).items()}
-    seconds: dict[str, list[float]] = {label: [] for label in enhancers}
-    results = {label: enhancer.enhance(image) for label, enhancer in enhancers.items()}  # warm
-    peak = 0.0
-    for _ in range(repeats):
-        peak = max(peak, matrix_gflops())
-        for label, enhancer in enhancers.items():
-            seconds[label].append(timed(lambda enhancer=enhancer: enhancer.enhance(image)) * share)  # type: ignore[misc]  # mypy does not infer the default
     kmac = kmac_per_pixel(checkpoint.config)
-    reference = results["torch float32"]
-    rows = []
-    for label, times in seconds.items():
-        best = min(times)
-        difference = np.abs(results[label].astype(int) - reference)
-        rows.append(
-            [name, label, f"{kmac:.0f}", f"{best:.3f}", f"{min(seconds['torch float32']) / best:.2f}",
-             f"{100 * kmac / best / peak:.0f} %", f"{difference.max()}", f"{100 * np.mean(difference > 0):.2f} %"]
-        )  # fmt: skip
-    return rows
-
-
-def tile_differences(name: str, threads: int | None) -> list[list[str]]:
-    """Largest difference between the whole picture and tiles of several sizes."""
-    checkpoint = load_checkpoint(name)
-    image = photograph(256, 384)
-    rows = []
-    for label, backend in backends(checkpoint, threads).items():
-        whole = Enhancer(checkpoint, backend, tile=4096).enhance(image).astype(int)
-        differences = (
-            np.abs(Enhancer(checkpoint, backend, tile=tile).enhance(image) - whole).max() for tile in (64, 200)
+    runners = backends(checkpoint, args.threads)
+    height = round((args.megapixels * 1e6 / 1.5) ** 0.5)
+    image = photograph(height, round(1.5 * height))
+    timings = compare(runners, checkpoint, image, kmac, args.repeats)
+    per_megapixel = {label: t.seconds * 1e6 / (image.shape[0] * image.shape[1]) for label, t in timings.items()}
+    for label, seconds in per_megapixel.items():
+        ratio = per_megapixel[REFERENCE] / seconds
+        report.times.append(
+            [name, label, f"{kmac:.1f}", f"{seconds:.3f}", f"{ratio:.2f}", f"{timings[label].of_peak:.0%}"]
         )
-        rows.append([name, label, *map(str, differences)])
-    return rows
+    report.figures += _speed_figures(name, per_megapixel, timings)
+    for label, largest in largest_differences(runners, checkpoint).items():
+        report.differences.append([name, label, *map(str, largest)])
+    if args.loss and "openvino int8" in runners and default_pictures().is_dir():
+        pictures = sorted(default_pictures().iterdir())[: args.loss]
+        losses = int8_losses(checkpoint, runners["openvino int8"], pictures, INT8_QPS)
+        what = f"`{name}`: int8 loss, BPG, {len(losses)} pictures of Kodak"
+        report.figures.append(Figure(f"{what}, mean", 0.03, 0.01, float(np.mean(losses)), " dB", 3))
+        report.figures.append(Figure(f"{what}, worst", 0.1, 0.03, max(losses), " dB", 3))
+    _measure_command(name, args, report)
 
 
-def child(program: str) -> str:
-    """Standard output of a fresh Python process."""
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    return run.stdout.strip()
+def _speed_figures(name: str, per_megapixel: dict[str, float], timings: dict[str, Timing]) -> list[Figure]:
+    on_cpu = {label: seconds for label, seconds in per_megapixel.items() if not label.startswith("cuda")}
+    best = min(on_cpu, key=lambda label: on_cpu[label])
+    figures = [
+        Figure(f"`{name}`: {best} against torch", 2, 4, per_megapixel[REFERENCE] / on_cpu[best], "×", 1, True),
+        Figure(f"`{name}`: share of the peak, {best}", 40, 70, 100 * timings[best].of_peak, " %", 0, True),
+    ]
+    if name in SECONDS:
+        figures.insert(0, Figure(f"`{name}`: a megapixel, {best}", *SECONDS[name], on_cpu[best], " s"))
+    if name == "max" and "cuda bfloat16" in per_megapixel:
+        figures.append(Figure("`max`: a megapixel on the GPU", 0.15, 0.03, per_megapixel["cuda bfloat16"], " s", 3))
+    return figures
 
 
-def peak_memory_mb(name: str, megapixels: float) -> float:
-    """Largest resident memory of a process that enhances one picture of this size, file to file."""
-    with tempfile.TemporaryDirectory() as folder:
-        height = round((megapixels * 1e6 / 1.5) ** 0.5)
-        write_picture(Path(folder, "a.png"), Picture(photograph(height, round(1.5 * height))))
-        child(f"from enhancer.cli.enhance import main; main([{folder + '/a.png'!r}, '-m', {name!r}, '-q'])")
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # of the largest child so far
-
-
-def startup_seconds(name: str) -> float:
-    """From the start of the process to the written file, for a picture of Kodak's size; caches are warm."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_picture(Path(folder, "a.png"), Picture(photograph(*KODAK_SIZE)))
-        program = (
-            f"from enhancer.cli.enhance import main; main([{folder + '/a.png'!r}, '-m', {name!r}, '-q', '--overwrite'])"
+def _measure_command(name: str, args: argparse.Namespace, report: Report) -> None:
+    """Adds figures of the whole command: start, folder, memory."""
+    if args.startup:
+        seconds = startup_seconds(name)
+        report.figures.append(Figure(f"`{name}`: process start to file, 768 × 512", 4, 1.5, seconds, " s", 1))
+    if args.folder:
+        share = 100 * folder_overhead(name, args.folder)
+        report.figures.append(Figure(f"`{name}`: outside the network, {args.folder} pictures", 25, 10, share, " %", 0))
+    if args.memory:
+        megabytes = peak_memory_mb(name, args.memory)
+        report.figures.append(
+            Figure(f"`{name}`: peak memory, {args.memory:g} MP", 2000, 800, megabytes, " MB", 0),
         )
-        return min(timed(lambda: child(program)) for _ in range(4))
 
 
-def folder_overhead(name: str, count: int) -> float:
-    """Share of the time not spent in the network, for a folder of small pictures."""
-    from enhancer.batch import BatchOptions, run_jobs
-    from enhancer.jobs import plan_jobs
-
-    enhancer = Enhancer.from_checkpoint(name)
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "in")
-        source.mkdir()
-        for index in range(count):
-            write_picture(source / f"{index:03}.png", Picture(photograph(160, 240)))
-        jobs = plan_jobs([str(source)], f"{folder}/out")
-        start = time.perf_counter()
-        outcomes = list(run_jobs(jobs, enhancer, BatchOptions()))
-        total = time.perf_counter() - start
-    return 1 - sum(outcome.elapsed_s or 0.0 for outcome in outcomes) / total
-
-
-def machine() -> str:
-    """What was measured on, and how busy it was."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = names[0] if names else model
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{os.cpu_count()} x {model}{gpu}; load average {os.getloadavg()[0]:.1f}; torch {torch.__version__}"
-
-
-def main(argv: list[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(checkpoint_names()), metavar="NAME")
     parser.add_argument("--megapixels", type=float, default=1.0)
@@ -190,20 +149,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--memory", type=float, nargs="?", const=24.0, metavar="MP", help="peak memory, default 24 MP")
     parser.add_argument("--startup", action="store_true", help="seconds from process start to file")
     parser.add_argument("--folder", type=int, nargs="?", const=500, metavar="N", help="overhead for N small pictures")
-    args = parser.parse_args(argv)
-    print(f"{machine()}\n`python -m benchmarks.speed {' '.join(argv if argv is not None else sys.argv[1:])}`\n")
-    rows = [row for name in args.models for row in compare_backends(name, args.megapixels, args.repeats, args.threads)]
-    print(markdown_table(BACKEND_HEAD, rows))
-    rows = [row for name in args.models for row in tile_differences(name, args.threads)]
-    print("\n" + markdown_table(["network", "backend", "tile 64 against whole", "tile 200 against whole"], rows))
+    parser.add_argument(
+        "--loss", type=int, nargs="?", const=24, metavar="N", help="loss of int8 on N pictures of Kodak"
+    )
+    parser.add_argument("--all", action="store_true", help="all of these")
+    parser.add_argument("-o", "--output", type=Path, help="page to write (default: print it)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if args.all:
+        args.startup, args.memory = True, args.memory or 24.0
+        args.folder, args.loss = args.folder or 500, args.loss or 24
+    before, report = machine(), Report()
     for name in args.models:
-        if args.startup:
-            print(f"\n{name}: {startup_seconds(name):.2f} s from process start to file, 768 x 512")
-        if args.folder:
-            overhead = folder_overhead(name, args.folder)
-            print(f"\n{name}: {100 * overhead:.0f} % of the time outside of the network, {args.folder} files")
-        if args.memory:
-            print(f"\n{name}: peak memory {peak_memory_mb(name, args.memory):.0f} MB at {args.memory:g} MP")
+        measure(name, args, report)
+    command = " ".join(argv if argv is not None else sys.argv[1:])
+    page = report.page(
+        f"# Speed\n\n{before} (at the end: {machine().split('; ')[1]})  \n`python -m benchmarks.speed {command}`"
+    )
+    if args.output:
+        write_atomically(args.output, page.encode(), overwrite=True)
+    else:
+        print(page, end="")
     return 0
 
 

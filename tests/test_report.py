@@ -6,15 +6,21 @@ import re
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
+from PIL import ImageFilter
 
+from codec_wrappers import get_codec
 from enhancer.cli.eval import main
 from enhancer.errors import EnhancerError
-from enhancer.evaluation.pictures import load_originals
+from enhancer.evaluation.pictures import load_image, load_originals, samples_sha256
 from enhancer.evaluation.rd import RdSettings, run_rd
-from enhancer.evaluation.results import load_runs
+from enhancer.evaluation.records import kept_picture
+from enhancer.evaluation.results import Record, Run, load_runs
 from enhancer.evaluation.sources import parse_codec
+from enhancer.image_io import Picture, write_picture
+from enhancer.metrics import psnr
 from enhancer.report.gallery import QUALITIES, build_gallery
 from enhancer.report.page import PageSettings, build_page
+from enhancer.report.plots import curve_styles
 from enhancer.report.published import KODAK, bundled, fitting, load_overlay
 from tests.browser import Browser, find_chromium
 
@@ -93,11 +99,59 @@ def test_pictures_are_compressed_until_the_page_is_small_enough(results):
     assert "too large" in nothing.reason
 
 
+@pytest.mark.data
+@pytest.mark.slow
+def test_24_pictures_at_two_qps_fit_into_15_megabytes(tmp_path, eval_data):
+    """Kodak, decoded and (as a stand-in for enhanced) smoothed: all in the viewer, without a poor compression."""
+    records = {"jpeg": [], "jpeg + net": []}
+    (tmp_path / "pictures").mkdir()
+    for original in load_originals(eval_data / "kodak"):
+        image = load_image(original.path)
+        write_picture(kept_picture(tmp_path, original.sha256), Picture(image))
+        for qp in (20, 60):
+            decoded = get_codec("jpeg").decode(get_codec("jpeg").encode(image, qp)).image
+            smoothed = np.asarray(PillowImage.fromarray(decoded).filter(ImageFilter.SMOOTH))
+            for label, output in zip(records, (decoded, smoothed), strict=True):
+                sha256 = samples_sha256(output)
+                write_picture(kept_picture(tmp_path, sha256), Picture(output), overwrite=True)
+                size = {"width": original.width, "height": original.height, "byte_count": 1, "bpp": 1.0}
+                metrics = {"psnr": psnr(image, output, data_range=255)}
+                records[label].append(
+                    Record(
+                        *(original.name, original.sha256),
+                        qp=qp,
+                        metrics=metrics,
+                        bitstream_sha256=None,
+                        output_sha256=sha256,
+                        coding=None,
+                        seconds={},
+                        **size,
+                    )
+                )
+    runs = [Run(label, {}, {} if "+" in label else None, {}, tuple(rows)) for label, rows in records.items()]
+
+    page = build_page(runs, tmp_path, PageSettings(resamples=1))
+
+    assert len(page) < 15_000_000
+    (tmp_path / "page.html").write_bytes(page)
+    gallery = embedded(tmp_path / "page.html", "gallery")
+    assert (len(gallery["pictures"]), gallery["dropped"]) == (24, 0)
+    assert len(gallery["images"]) == 24 * 5
+    assert int(gallery["quality"]) >= 80
+
+
 def test_without_kept_pictures_the_page_says_how_to_get_them(tmp_path, results):
     gallery = build_gallery(load_runs(results), tmp_path, (), None, 10**9)
 
     assert gallery.pictures == []
     assert "--keep-pictures" in gallery.reason
+
+
+def test_a_codec_has_one_colour_and_a_network_one_line():
+    labels = ("X", "X + a", "X + b", "Y", "Y + b")
+    runs = [Run(label, {"codec": label[0]}, {"model": label[-1]} if "+" in label else None, {}, ()) for label in labels]
+
+    assert curve_styles(runs) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 2)]
 
 
 def test_unknown_anchors_are_refused(results):

@@ -2,6 +2,7 @@
 const byId = (id) => document.getElementById(id);
 const DATA = JSON.parse(byId("data").textContent);
 const METRIC_NAMES = Object.keys(DATA.metrics);
+const CODECS = new Set(DATA.runs.map((run) => run.codec)).size;
 
 function option(select, value, text) {
   const item = document.createElement("option");
@@ -36,21 +37,24 @@ systemDark.addEventListener("change", () => setTheme(systemDark.matches ? "dark"
 /* ---- curves ---- */
 
 const COLORS = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#e377c2", "#8c564b", "#bcbd22", "#7f7f7f"];
+/* A colour for each codec; a line and a symbol for each network, the first of no network. */
+const [DASHES, SYMBOLS] = [["solid", "dash", "dashdot", "longdash"], ["circle", "square", "diamond", "triangle-up", "cross"]];
+const BUTTONS = [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]];
 
 function traces(metric) {
-  const measured = DATA.runs.map((run, index) => ({ run, color: COLORS[index % COLORS.length] }))
-    .filter(({ run }) => run.curves[metric])
-    .map(({ run, color }) => {
-      const points = run.curves[metric].filter((point) => typeof point[1] === "number");
-      return {
-        name: run.label, x: points.map((p) => p[0]), y: points.map((p) => p[1]), text: points.map((p) => `qp ${p[2]}`),
-        mode: "lines+markers", line: { color }, hovertemplate: "%{text}<br>%{x:.4f} bpp<br>%{y:.4f}",
-      };
-    });
+  const measured = DATA.runs.filter((run) => run.curves[metric]).map((run) => {
+    const points = run.curves[metric].filter((point) => typeof point[1] === "number");
+    return {
+      name: run.label, x: points.map((p) => p[0]), y: points.map((p) => p[1]), text: points.map((p) => `qp ${p[2]}`),
+      mode: "lines+markers", hovertemplate: "%{text}<br>%{x:.4f} bpp<br>%{y:.4f}",
+      line: { color: COLORS[run.codec % COLORS.length], dash: DASHES[run.network % DASHES.length] },
+      marker: { symbol: SYMBOLS[run.network % SYMBOLS.length], size: 7 },
+    };
+  });
   if (!byId("published").checked) return measured;
   const published = DATA.overlays.filter((o) => o.values[metric]).map((o, index) => ({
     name: `${o.label} (published)`, x: o.bpp, y: o.values[metric], mode: "lines+markers", opacity: 0.7,
-    line: { dash: "dot", width: 1.5, color: COLORS[(DATA.runs.length + index) % COLORS.length] }, marker: { symbol: "circle-open", size: 6 },
+    line: { dash: "dot", width: 1.5, color: COLORS[(CODECS + index) % COLORS.length] }, marker: { symbol: "circle-open", size: 6 },
     hovertemplate: `${o.set}<br>%{x:.4f} bpp<br>%{y:.4f}`,
   }));
   return measured.concat(published);
@@ -70,7 +74,7 @@ function drawChart() {
     yaxis: { ...axis, title: { text: DATA.metrics[metric] } },
     legend: narrow ? { orientation: "h", y: -0.25 } : { x: 0.99, xanchor: "right", y: 0.02, yanchor: "bottom", bgcolor: "rgba(127,127,127,0.08)" },
   };
-  Plotly.react("chart", traces(metric), layout, { displaylogo: false, responsive: true, displayModeBar: !narrow });
+  Plotly.react("chart", traces(metric), layout, { displaylogo: false, responsive: true, displayModeBar: !narrow, modeBarButtons: BUTTONS });
   const without = [...new Set(DATA.runs.flatMap((run) => run.left_out[metric] || []))];
   const unrated = DATA.runs.filter((run) => Object.keys(run.curves).length === 0).map((run) => run.label);
   byId("chart-note").textContent = (without.length ? `Not in this mean, too small for the metric: ${without.join(", ")}. ` : "")

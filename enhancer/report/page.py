@@ -16,7 +16,7 @@ from enhancer.errors import EnhancerError
 from enhancer.evaluation.compare import comparable_metrics, compare_runs
 from enhancer.evaluation.results import Run
 from enhancer.report.gallery import Gallery, build_gallery
-from enhancer.report.plots import overlay_values
+from enhancer.report.plots import curve_styles, overlay_values
 from enhancer.report.published import Published
 
 BD_METRICS = ("psnr", "psnr_y601", "ms_ssim_db")
@@ -56,7 +56,7 @@ def build_page(runs: Sequence[Run], results: Path, settings: PageSettings) -> by
     """
     data = {
         "title": settings.title,
-        "runs": [_run(run) for run in runs],
+        "runs": [_run(run, *style) for run, style in zip(runs, curve_styles(runs), strict=True)],
         "metrics": {name: _titles()[name] for name in _titles() if any(name in run.metrics for run in runs)},
         "overlays": [_overlay(o) for o in settings.overlays],
         "bd": _deltas(runs, settings),
@@ -118,7 +118,7 @@ def _titles() -> dict[str, str]:
     return TITLES
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _run(run: Run, codec: int, network: int) -> dict[str, Any]:
     curves: dict[str, Any] = {}
     for metric in run.metrics:
         try:
@@ -128,7 +128,7 @@ def _run(run: Run) -> dict[str, Any]:
         pairs = sorted(zip(points, run.qps, strict=True), key=lambda pair: pair[0].bpp)
         curves[metric] = [[p.bpp, p.value, qp] for p, qp in pairs]
     left_out = {m: names for m in run.metrics if (names := run.left_out(m))}
-    return {"label": run.label, "enhanced": run.enhancement is not None, "curves": curves, "left_out": left_out}
+    return {"label": run.label, "codec": codec, "network": network, "curves": curves, "left_out": left_out}
 
 
 def _overlay(overlay: Published) -> dict[str, Any]:

@@ -35,12 +35,13 @@ def plot_curves(
     figure = Figure(figsize=(7.0, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for run, mark in zip(runs, "osD^v<>pP*X" * len(runs), strict=False):
+    for run, (codec, network) in zip(runs, curve_styles(runs), strict=True):
         points = [(p.bpp, p.value) for p in run.curve(metric).points if math.isfinite(p.value)]
-        axes.plot(*zip(*sorted(points), strict=True), marker=mark, markersize=5, label=run.label)
+        look = {"color": f"C{codec % 10}", "linestyle": ("-", "--", "-.")[network % 3], "marker": "osD^v"[network % 5]}
+        axes.plot(*zip(*sorted(points), strict=True), markersize=5, label=run.label, **look)
     for overlay in overlays:
         if values := overlay_values(overlay, metric):
-            axes.plot(overlay.bpp, values, "--", linewidth=1, label=f"{overlay.label} (published, {overlay.test_set})")
+            axes.plot(overlay.bpp, values, ":", linewidth=1, label=f"{overlay.label} (published, {overlay.test_set})")
     axes.set_xlabel(f"bits per pixel, mean of {len(runs[0].pictures)} pictures")
     axes.set_ylabel(TITLES[metric])
     axes.grid(alpha=0.3)
@@ -49,6 +50,13 @@ def plot_curves(
     with mpl.rc_context({"svg.hashsalt": "enhancer"}):
         figure.savefig(data, format=file_format, dpi=160, metadata={"Date": None} if file_format == "svg" else None)
     return data.getvalue()
+
+
+def curve_styles(runs: Sequence[Run]) -> list[tuple[int, int]]:
+    """For each run the number of its codec, for a colour, and of its network, for a line; 0 is no network."""
+    codecs = list(dict.fromkeys(str(run.source) for run in runs))
+    networks = [str(None), *dict.fromkeys(str(run.enhancement) for run in runs if run.enhancement)]
+    return [(codecs.index(str(run.source)), networks.index(str(run.enhancement))) for run in runs]
 
 
 def overlay_values(overlay: Published, metric: str) -> tuple[float, ...]:

@@ -75,6 +75,8 @@ function layout() {
 
 function fit() {
   const picture = currentPicture();
+  stage.style.height = ""; // as the style sheet says, or less for a wide picture
+  stage.style.height = `${Math.max(200, Math.min(stage.clientHeight, (paneWidth() * picture.height) / picture.width))}px`;
   view.scale = Math.min(paneWidth() / picture.width, stage.clientHeight / picture.height);
   center(picture);
 }

@@ -42,7 +42,8 @@ class BatchOptions:
         codec: Codec of the inputs; None means what the file itself says, else unknown.
         qp: Its quality index; None likewise.
         estimate: Whether codec and qp that are unknown are estimated from the picture.
-        format: Picture format for standard output; None is the input's if that is lossless, else PNG.
+        format: Picture format; None is what the suffix of the output says, on standard output the input's
+            if that is lossless, else PNG.
         existing: What is done about outputs that exist already.
         keep_metadata: Whether EXIF, XMP and resolution go along; the colour profile always does.
         raw: Layout of the inputs if they are raw planes; None if they say by themselves what they are.
@@ -218,7 +219,7 @@ def _read(job: Job, options: BatchOptions) -> Picture | _Stream | Outcome:
         return _Stream(source, start)
     with source if job.source else nullcontext():
         data = start + source.read()
-    if job.target:
+    if job.target and not options.format:
         picture_format(job.target)  # an unknown suffix is better refused now than after the work
     return read_picture(data)
 
@@ -297,7 +298,7 @@ def _write(job: Job, enhanced: _Enhanced | Outcome, options: BatchOptions) -> Ou
         return enhanced
     overwrite = options.existing == "overwrite"
     picture = enhanced.after if options.keep_metadata else stripped(enhanced.after)
-    name = picture_format(job.target) if job.target else options.format or _stdout_format(picture)
+    name = options.format or (picture_format(job.target) if job.target else _stdout_format(picture))
     data = encode_picture(picture, name)
     with _open_output(job, overwrite=overwrite) as file:
         file.write(data)

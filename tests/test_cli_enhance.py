@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import gc
 import io
 import json
+import re
+import shlex
 import shutil
 import signal
 import struct
@@ -13,10 +16,12 @@ import numpy as np
 import pytest
 from enhance_command import enhance_command, environment, read, save
 from PIL import Image
+from safetensors.numpy import save_file
 
 from codec_wrappers import get_codec
 from enhancer import image_io
-from enhancer.cli.enhance import main
+from enhancer.cli.common import without_collection
+from enhancer.cli.enhance import EXAMPLES, build_parser, main
 from enhancer.inference import Enhancer
 
 
@@ -102,6 +107,15 @@ def test_metadata_are_kept_or_stripped(tmp_path, picture, enhance):
         assert 0x010F not in bare.getexif()
         assert bare.size == (96, 128)  # the orientation is in the pixels now
     assert read(tmp_path / "upright.ppm").shape == (128, 96, 3)
+
+
+def test_a_format_that_is_named_counts_more_than_the_suffix(tmp_path, picture, enhance):
+    source = save(tmp_path / "a.png", picture)
+
+    assert enhance(source, "-o", tmp_path / "out", "-f", "ppm") == 0
+
+    assert (tmp_path / "out").read_bytes().startswith(b"P6")
+    assert read(tmp_path / "out").shape == picture.shape
 
 
 def test_a_comparison_sheet_lies_beside_the_output(tmp_path, picture, enhance):
@@ -244,7 +258,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(kind, tmp_path, picture, enhan
     assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 5), (8, 3000, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 5), (8, 30_000, 3)], ids=str)
 def test_pictures_of_odd_sizes_keep_their_size(shape, tmp_path, enhance):
     source = save(tmp_path / "a.png", np.zeros(shape, np.uint8))
 
@@ -259,12 +273,14 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path, picture, enhance
     assert enhance(source, "-o", tmp_path / "file" / "out.png") == 1
     assert enhance(source, "-o", tmp_path / "out.xyz") == 1
     assert enhance(tmp_path / "none.png") == 1
+    assert enhance(source, "-o", "/dev/full", "-f", "png") == 1
 
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert "Not a directory" in lines[0] or "File exists" in lines[0]
     assert "no picture format for the suffix .xyz" in lines[1]
     assert "none.png: no such file" in lines[2]
+    assert "No space left on device" in lines[3]
 
 
 def test_a_bad_checkpoint_is_one_line(tmp_path, picture, model, capsys):
@@ -273,13 +289,46 @@ def test_a_bad_checkpoint_is_one_line(tmp_path, picture, model, capsys):
     shutil.copy(model, damaged)
     damaged.write_bytes(damaged.read_bytes()[:1000])
 
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"conv.weight": np.zeros((1, 1), np.float32)}, foreign)
+
     assert main([source, "--model", str(damaged)]) == 1
+    assert main([source, "--model", str(foreign)]) == 1
     assert main([source, "--model", "nothing"]) == 1
+    assert main([source, "--model", model, "--backend", "openvino", "--precision", "int8"]) == 1
 
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 4
     assert "not a whole safetensors file" in lines[0]
-    assert "cannot read checkpoint nothing" in lines[1]
+    assert "no checkpoint of this package" in lines[1]
+    assert "cannot read checkpoint nothing" in lines[2]
+    assert "not calibrated for int8" in lines[3] or "needs openvino" in lines[3]
+
+
+def test_what_is_loaded_at_the_start_is_left_out_of_garbage_collection():
+    before = gc.get_freeze_count()
+    with without_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > before
+
+    gc.disable()  # somebody else's choice stays
+    try:
+        with without_collection():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+@pytest.mark.parametrize("line", [line.strip() for line in EXAMPLES.splitlines()[1:]])
+def test_the_examples_of_the_help_are_understood(line):
+    command = re.search(r"\benhance (.*?)(?:  .*|[|<>].*)?$", line)[1]
+
+    args = build_parser().parse_args(shlex.split(command))
+
+    assert bool(args.inputs) != args.stdin_list
 
 
 @pytest.mark.parametrize(

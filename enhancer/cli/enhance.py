@@ -25,7 +25,7 @@ UNKNOWN = "unknown"
 EXAMPLES = """\
 examples:
   enhance photo.bpg                          writes photo.enhanced.png
-  enhance photo.jpg -o clean.png --model max
+  enhance photo.jpg -o clean.png --ensemble dihedral --compare
   enhance decoded.png --codec vvc --qp 34    a bare picture: say where it comes from, or let it be estimated
   enhance album -o clean --recursive --skip-existing
   enhance --stdin-list < pairs.tsv           loads the network once for all lines IN<TAB>OUT
@@ -108,7 +108,9 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
-    group.add_argument("-f", "--format", help="png, ppm, tiff, jpeg… (default: the input's if lossless, else png)")
+    group.add_argument(
+        "-f", "--format", help="png, ppm, tiff, jpeg… (default: as OUT ends, else the input's if lossless, else png)"
+    )
     existing = group.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace existing files")
     existing.add_argument("--skip-existing", action="store_true", help="leave out what is done already")

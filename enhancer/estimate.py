@@ -38,7 +38,7 @@ RANGE = 4.0
 """Of normalised statistics; what lies further out is cut, for it was not seen in training."""
 
 _PLAIN = 0.6  # standard deviation of green below which a window shows nothing
-_GOOD_FIT = 0.4  # of JPEG's tables, from which on they say the quality better than the networks
+_GOOD_FIT = 0.2  # of JPEG's tables, from which on they say the quality better than the networks
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ class Enhancer:
             return [self.enhance(each, codec=codec, qp=qp, progress=progress) for each in image]
         unpacked = unpack(image)
         if codec == AUTO:
-            return unpacked.pack(torch.cat([self._enhance_estimated(x, progress) for x in unpacked.x.split(1)]))
+            return unpacked.pack(torch.cat([self._enhance_estimated(x, progress) for x in unpacked.x.unsqueeze(1)]))
         condition = condition_vector(self.checkpoint.codecs, codec, qp).to(self.backend.device)
         return unpacked.pack(self._enhance_tensor(unpacked.x, condition, progress))
 

@@ -167,8 +167,9 @@ def _jpeg_traces(coefficients: Floats) -> Floats:
     cosines, told = _jpeg_tables()
     counts = told @ histogram
     fits = (cosines @ histogram) / (counts + 20)
-    good = np.flatnonzero(fits >= max(0.7 * fits.max(), 0.15))
-    best = int(good[0]) if len(good) else int(fits.argmax())
+    padded = np.concatenate([[-1], fits, [-1]])
+    peaks = (fits >= padded[:-2]) & (fits >= padded[2:]) & (fits >= 0.7 * fits.max())
+    best = int(peaks.argmax())
     severity = 1 - _JPEG_QUALITIES[best] / 100
     return np.array([fits[best], severity, np.log(1 + counts[best]) / 10], np.float32)
 
@@ -201,7 +202,8 @@ def _radial_groups() -> Floats:
 def _groups(names: list[Any]) -> Floats:
     kinds = sorted(set(names))
     members = np.array([[name == kind for kind in kinds] for name in names], np.float32)
-    return members / members.sum(axis=0)
+    means: Floats = members / members.sum(axis=0)
+    return means
 
 
 def _band_traces(coefficients: Floats, groups: Floats) -> Floats:
@@ -217,4 +219,5 @@ def _percentile_traces(coefficients: Floats) -> Floats:
     radius = np.add.outer(np.arange(8), np.arange(8)).ravel()
     bands = np.stack([(radius > 1) & (radius < 5), (radius > 4) & (radius < 8), radius > 7], axis=1)
     detail = np.abs(coefficients) @ (bands / bands.sum(axis=0)).astype(np.float32)
-    return np.percentile(np.log(detail + 0.05), (5, 15, 30, 50, 70, 85, 95), axis=0).ravel()
+    percentiles: Floats = np.percentile(np.log(detail + 0.05), (5, 15, 30, 50, 70, 85, 95), axis=0)
+    return percentiles.ravel()

@@ -170,8 +170,8 @@ def _add_estimate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
     command.add_argument("-o", "--output", type=Path, required=True, help="weights (.safetensors) to write")
     command.add_argument("--cache", type=Path, required=True, help="folder for the statistics of the pictures")
-    command.add_argument("--passes", type=int, default=4, help="random crops of each picture (%(default)s)")
-    command.add_argument("--networks", type=int, default=4, help="networks to average (%(default)s)")
+    command.add_argument("--passes", type=int, default=5, help="random crops of each picture (%(default)s)")
+    command.add_argument("--networks", type=int, default=3, help="networks to average (%(default)s)")
     command.set_defaults(run=_estimate)
 
 

@@ -28,9 +28,9 @@ _GRAY = 0.06  # share of training crops that lose their colour
 _FINE_JPEG = (61, 98)  # qualities that stores do not hold; without them they pass for something else
 _PRISTINE_CROPS = 4  # of each original and pass, for there are many more decoded pictures
 
-_HIDDEN = (64, 48)
+_HIDDEN = (128, 64)
 _HIDE_LATTICE = 0.12  # share of samples whose colours are taken for those of another conversion
-_NOISE = 0.1  # on normalised statistics
+_NOISE = 0.02  # on normalised statistics
 _SEVERITY_WEIGHT = 20.0
 _OVERESTIMATE = 2.0  # how much worse too high a severity is than too low a one
 
@@ -48,9 +48,9 @@ class EstimateSettings:
         seed: Of everything random but the crops.
     """
 
-    passes: int = 4
-    networks: int = 4
-    epochs: int = 40
+    passes: int = 5
+    networks: int = 3
+    epochs: int = 50
     batch: int = 256
     lr: float = 3e-3
     seed: int = 0
@@ -186,7 +186,7 @@ def fit(samples: Samples, settings: EstimateSettings) -> dict[str, Floats]:
         x = x + _NOISE * torch.randn(x.shape, generator=generator)
         loss = _loss(networks(x), classes[chosen], severities[chosen], class_weights)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
         optimizer.step()
         schedule.step()
     tensors = {"mean": mean, "scale": scale.astype(np.float32)}
@@ -197,14 +197,14 @@ def fit(samples: Samples, settings: EstimateSettings) -> dict[str, Floats]:
 
 def _loss(y: Tensor, classes: Tensor, severities: Tensor, class_weights: Tensor) -> Tensor:
     """Cross-entropy over the classes plus the error of the severity at the true codec's output."""
-    scores, estimates = y.split([len(CLASSES), len(CODECS)], dim=-1)
+    scores, estimates = y[..., : len(CLASSES)], y[..., len(CLASSES) :]
     entropy = nn.functional.cross_entropy(scores.flatten(0, 1), classes.flatten(), class_weights)
     known = severities.isfinite()
     own = estimates[known].gather(-1, classes[known].unsqueeze(-1)).squeeze(-1)
     errors = nn.functional.smooth_l1_loss(own, severities[known], beta=0.02, reduction="none")
     # Told too high a severity, the network blurs what the codec kept; too low a one only leaves errors.
     errors = errors * torch.where(own > severities[known], _OVERESTIMATE, 1.0)
-    return entropy + _SEVERITY_WEIGHT * errors.mean()
+    return entropy + _SEVERITY_WEIGHT * (errors * class_weights[classes[known]].sqrt()).mean()
 
 
 def report(weights: bytes, samples: Samples) -> Iterator[str]:

@@ -8,12 +8,15 @@ template's way), Akima splines (``akima``) or one least-squares cubic (``cubic``
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from enhancer.bd_batch import pchip_deltas
 
 Method: TypeAlias = Literal["pchip", "akima", "cubic"]
 
@@ -166,20 +169,32 @@ def bootstrap_bd(
         raise ValueError("confidence must lie between 0 and 1, and resamples be at least 1")
     delta = bd_rate if quantity == "rate" else bd_quality
     value = delta(mean_curve(anchors), mean_curve(tests), method=method)
-    tables = (_table(anchors), _table(tests))
-    values = []
-    for _ in range(resamples):
-        chosen = rng.integers(len(anchors), size=len(anchors))
-        means = [table[chosen].mean(axis=0) for table in tables]
-        try:
-            values.append(delta(_with_points(anchors[0], means[0]), _with_points(tests[0], means[1]), method=method))
-        except ValueError:
-            continue
+    chosen = rng.integers(len(anchors), size=(resamples, len(anchors)))
+    means = [_table(curves)[chosen].mean(axis=1) for curves in (anchors, tests)]
+    if method == "pchip":
+        values = pchip_deltas(means[0], means[1], quantity)
+    else:
+        values = _deltas(anchors[0], tests[0], means, delta, method)
     if 2 * len(values) < resamples:
         raise ValueError(f"only {len(values)} of {resamples} resamples of the pictures can be compared")
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(values, [tail, 1.0 - tail])
     return Bootstrap(value, Interval(float(low), float(high)), confidence, len(values), resamples - len(values))
+
+
+def _deltas(
+    anchor: RdCurve,
+    test: RdCurve,
+    means: Sequence[npt.NDArray[np.float64]],
+    delta: Callable[..., float],
+    method: Method,
+) -> npt.NDArray[np.float64]:
+    """The deltas of those resampled curves that can be compared."""
+    values = []
+    for points_a, points_b in zip(*means, strict=True):
+        with suppress(ValueError):
+            values.append(delta(_with_points(anchor, points_a), _with_points(test, points_b), method=method))
+    return np.array(values)
 
 
 def _table(curves: Sequence[RdCurve]) -> npt.NDArray[np.float64]:

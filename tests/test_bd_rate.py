@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from enhancer.bd_batch import pchip_deltas
 from enhancer.bd_rate import (
     METHODS,
     RdCurve,
@@ -172,6 +174,22 @@ def test_bootstrap_of_equal_savings_has_no_width():
 
     assert result.interval == pytest.approx((-20.0, -20.0))
     assert (result.resamples, result.refused) == (50, 0)
+
+
+def test_many_deltas_at_once_are_those_of_one_by_one():
+    rng = np.random.default_rng(11)
+    pairs = [[random_curve(rng, points) for points in (4, 6)] for _ in range(200)]
+    pairs[7][0] = (pairs[7][0][0], pairs[7][0][1][::-1])  # not monotone
+    shuffled = [[np.stack(c, axis=1)[rng.permutation(len(c[0]))] for c in pair] for pair in pairs]
+    anchors, tests = (np.array([pair[side] for pair in shuffled]) for side in (0, 1))
+
+    for quantity, delta in (("rate", bd_rate), ("quality", bd_quality)):
+        expected = []
+        for first, second in pairs:
+            with contextlib.suppress(ValueError):
+                expected.append(delta(curve(*first), curve(*second)))
+        assert 150 < len(expected) < 200
+        np.testing.assert_allclose(pchip_deltas(anchors, tests, quantity), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_bootstrap_refuses_unpaired_pictures():

@@ -81,7 +81,8 @@ def test_bd_prints_a_table_with_interval_and_overlap(capsys, results):
 def test_bd_takes_files_and_gives_json(capsys, results):
     files = [results / "jpeg.run.json", results / "webp.run.json"]
 
-    status, out, _ = run(capsys, "bd", *files, "--json", "--resamples", 10)
+    methods = [word for name in ("pchip", "akima", "cubic") for word in ("--method", name)]
+    status, out, _ = run(capsys, "bd", *files, "--json", "--resamples", 10, *methods)
 
     document = json.loads(out)
     assert status == 0

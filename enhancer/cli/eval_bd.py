@@ -36,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--metric", action="append", metavar="NAME", help=f"repeatable (default: {', '.join(DEFAULT_METRICS)})"
     )
-    parser.add_argument("--method", action="append", choices=METHODS, help="interpolation; repeatable (default: all)")
+    parser.add_argument("--method", action="append", choices=METHODS, help="interpolation; repeatable (default: pchip)")
     parser.add_argument("--per-picture", action="store_true", help="list every picture, too")
     parser.add_argument(
         "--resamples", type=positive, default=1000, metavar="N", help="of the bootstrap (default: 1000)"
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     anchor, test = (_find(name, args.results) for name in (args.anchor, args.test))
     comparisons, refusals = [], []
     for metric in args.metric or [m for m in DEFAULT_METRICS if m in anchor.metrics]:
-        for method in args.method or METHODS:
+        for method in args.method or METHODS[:1]:
             try:
                 comparisons.append(
                     compare_runs(anchor, test, metric=metric, method=method, resamples=args.resamples, seed=args.seed)

@@ -77,11 +77,10 @@ def test_table_indexes_are_compressai_s():
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_come_back_and_code_alike(kind):
     model = random_model(kind)
-    data, sha256 = dump_model(model, {"steps": "7"}, half=False)
+    data = dump_model(model, {"steps": "7"}, half=False)[0]
     loaded = parse_model(data, Path("x"))
     x = torch.rand(1, 3, 64, 64)
 
-    assert dump_model(model, {"steps": "7"}, half=False)[1] == sha256
     assert len(dump_model(model)[0]) < 0.7 * len(data)
     for name, tensor in loaded.state_dict().items():
         if not name.startswith("entropy_bottleneck.") or "matrices" in name:

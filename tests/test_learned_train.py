@@ -48,8 +48,11 @@ def pictures(store) -> Pictures:
     return Pictures.open(store, 64)
 
 
-def test_rate_and_distortion_by_hand():
-    model = random_model("msh")
+@pytest.mark.parametrize("kind", ["msh", "vrae", "msh-sf"])
+def test_rate_and_distortion_are_those_of_the_model(kind):
+    """Training multiplies modulations into weights; the model that codes does not."""
+    model = random_model(kind)
+    model.set_quality(1.0 if kind == "msh" else 0.4)
     x = torch.rand(2, 3, 64, 128, generator=torch.Generator().manual_seed(1))
 
     with torch.no_grad():

@@ -11,15 +11,24 @@ import math
 import os
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from codec_wrappers.learned.models import Hyperprior, Kind, ModelConfig, MshSfModel, build
+from codec_wrappers.learned.models import (
+    CONVOLUTIONS,
+    Hyperprior,
+    Kind,
+    ModelConfig,
+    Modulation,
+    MshSfModel,
+    build,
+    folded,
+)
 from codec_wrappers.learned.storage import dump_model, parse_model
 from enhancer.files import write_atomically
 from train.config import to_json
@@ -196,29 +205,32 @@ class LearnedTrainer:
 
 def rate_and_distortion(model: Hyperprior, x: Tensor, *, amp: bool) -> tuple[Tensor, Tensor]:
     """Bits a pixel and mean squared error of a batch; noisy in training mode, rounded in evaluation mode."""
-    lower: AbstractContextManager[Any] = torch.autocast(x.device.type, torch.bfloat16) if amp else nullcontext()
-    y = _transform(model.g_a, x, lower)
-    with lower:
-        z = model.h_a(y)
-    z_hat, z_likelihoods = model.entropy_bottleneck(z.float())
-    with lower:
-        scales, means = model.h_s(z_hat).float().chunk(2, 1)
+    y = _transform(model.g_a, x, amp=amp)
+    z_hat, z_likelihoods = model.entropy_bottleneck(_transform(model.h_a, y, amp=amp))
+    scales, means = _transform(model.h_s, z_hat, amp=amp).chunk(2, 1)
     y_hat, y_likelihoods = model.gaussian_conditional(y, scales, means=means)
-    x_hat = _transform(model.g_s, y_hat, lower)
+    x_hat = _transform(model.g_s, y_hat, amp=amp)
     bits = -sum(likelihoods.log2().sum() for likelihoods in (y_likelihoods, z_likelihoods))
     if not model.training:
         x_hat = x_hat.clamp(0, 1)
     return bits / (x.shape[0] * x.shape[2] * x.shape[3]), (x_hat - x).square().mean()
 
 
-def _transform(layers: nn.Sequential, x: Tensor, lower: AbstractContextManager[Any]) -> Tensor:
-    """All layers, those before the last convolution in lower precision: bfloat16 is too coarse for its output."""
-    places = [i for i, layer in enumerate(layers) if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
-    with lower:
-        for layer in layers[: places[-1]]:
-            x = layer(x)
-    y: Tensor = layers[places[-1] :](x.float())
-    return y
+def _transform(layers: nn.Sequential, x: Tensor, *, amp: bool) -> Tensor:
+    """All layers; with ``amp`` those before the last convolution in bfloat16, which is too coarse for the result.
+
+    Modulations are multiplied into the weights beside them: the same result without passes over the features.
+    """
+    last = max(place for place, layer in enumerate(layers) if isinstance(layer, CONVOLUTIONS))
+    for place, layer in enumerate(layers):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=amp and place < last):
+            if place == last:
+                x = x.float()
+            if isinstance(layer, CONVOLUTIONS):
+                x = functional_call(layer, folded(layers, place), (x,))
+            elif not isinstance(layer, Modulation):
+                x = layer(x)
+    return x
 
 
 def _start(config: LearnedConfig) -> Hyperprior:

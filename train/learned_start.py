@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from codec_wrappers.learned.models import Hyperprior, Modulation
+from codec_wrappers.learned.models import CONVOLUTIONS, Hyperprior, Modulation, folded
 
 _TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 
@@ -31,11 +31,11 @@ def copy_weights(source: Hyperprior, target: Hyperprior) -> None:
     modulated = {model: any(isinstance(m, Modulation) for m in model.modules()) for model in (source, target)}
     if modulated[source] and not modulated[target]:
         source.set_quality(_position(source, target.config.lambdas[-1]))
-        for name in _TRANSFORMS:
-            _fold(getattr(source, name), after=name.endswith("_a"))
     for name in _TRANSFORMS:
-        for old, new in zip(_layers(getattr(source, name)), _layers(getattr(target, name)), strict=True):
-            new.load_state_dict(old.state_dict())
+        old, new = getattr(source, name), getattr(target, name)
+        for place, layer in zip(_places(old), _places(new), strict=True):
+            multiplied = modulated[source] and not modulated[target] and isinstance(old[place], CONVOLUTIONS)
+            new[layer].load_state_dict(folded(old, place) if multiplied else old[place].state_dict())
     if modulated[source] and modulated[target]:
         for old, new in zip(_modulations(source), _modulations(target), strict=True):
             new.load_state_dict(old.state_dict())
@@ -50,27 +50,12 @@ def _position(source: Hyperprior, value: float) -> float:
     return float(ratio.clamp(0, 1))
 
 
-def _layers(transform: nn.Sequential) -> list[nn.Module]:
-    """Layers that all kinds of models have, if they have weights."""
+def _places(transform: nn.Sequential) -> list[int]:
+    """Places of the layers with weights that all kinds of models have."""
     from compressai.layers import GDN
 
-    return [layer for layer in transform if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, GDN))]
+    return [place for place, layer in enumerate(transform) if isinstance(layer, (*CONVOLUTIONS, GDN))]
 
 
 def _modulations(model: Hyperprior) -> list[Modulation]:
     return [module for module in model.modules() if isinstance(module, Modulation)]
-
-
-def _fold(transform: nn.Sequential, *, after: bool) -> None:
-    """Multiplies each modulation into the convolution beside it; the modulation itself is left as it is."""
-    layers = list(transform)
-    for place, layer in enumerate(layers):
-        if not isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-            continue
-        modulation = layers[place + 1 if after else place - 1]
-        channels = layer.out_channels if after else layer.in_channels
-        factor = modulation(torch.ones(1, channels, 1, 1)).flatten()
-        leading = after != isinstance(layer, nn.ConvTranspose2d)  # (out, in, …), transposed (in, out, …)
-        layer.weight.mul_(factor.view(-1, 1, 1, 1) if leading else factor.view(1, -1, 1, 1))
-        if after and layer.bias is not None:
-            layer.bias.mul_(factor)

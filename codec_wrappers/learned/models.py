@@ -31,6 +31,7 @@ from compressai.models import MeanScaleHyperprior  # noqa: E402
 from compressai.models.base import SCALES_LEVELS, SCALES_MAX, SCALES_MIN  # noqa: E402
 
 Kind = Literal["msh", "vrae", "msh-sf"]
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 KINDS: tuple[Kind, ...] = ("msh", "vrae", "msh-sf")
 
 
@@ -224,25 +225,43 @@ class Modulation(nn.Module):
             self.first.weight[0], self.first.bias[0] = 1.0, 0.0
             self.second.weight[:, 0] = span
 
-    def forward(self, x: Tensor) -> Tensor:
+    def factor(self) -> Tensor:
+        """The factors of all channels."""
         position = self.first.weight.new_full((1, 1), self.position)
         log_factor: Tensor = self.second(torch.relu(self.first(position)))
-        return x * log_factor.exp().to(x.dtype).view(1, -1, 1, 1)
+        return log_factor.exp().flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor().to(x.dtype).view(1, -1, 1, 1)
 
 
 def _modulated(transform: nn.Sequential, config: ModelConfig, *, after: bool, span: float = 0.0) -> nn.Sequential:
     """``transform`` with a modulation beside each convolution; ``span`` for the one beside the latents."""
     layers: list[nn.Module] = []
-    convolutions = [layer for layer in transform if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
+    convolutions = [layer for layer in transform if isinstance(layer, CONVOLUTIONS)]
     beside_latents = convolutions[-1] if after else convolutions[0]
     for layer in transform:
-        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(layer, CONVOLUTIONS):
             channels = layer.out_channels if after else layer.in_channels
             modulation = Modulation(channels, config.hidden, span if layer is beside_latents else 0.0)
             layers += [layer, modulation] if after else [modulation, layer]
         else:
             layers.append(layer)
     return nn.Sequential(*layers)
+
+
+def folded(layers: nn.Sequential, place: int) -> dict[str, Tensor]:
+    """Weight and bias of the convolution at ``place``, with the modulation beside it, if any, multiplied in."""
+    layer: Any = layers[place]
+    beside = [layers[i] if 0 <= i < len(layers) else None for i in (place - 1, place + 1)]
+    modulation = next((module for module in beside if isinstance(module, Modulation)), None)
+    if modulation is None:
+        return {"weight": layer.weight, "bias": layer.bias}
+    factor = modulation.factor()
+    after = modulation is beside[1]
+    leading = after != isinstance(layer, nn.ConvTranspose2d)  # its weight is (in, out, …), a convolution's (out, in, …)
+    weight = layer.weight * (factor.view(-1, 1, 1, 1) if leading else factor.view(1, -1, 1, 1))
+    return {"weight": weight, "bias": layer.bias * factor if after else layer.bias}
 
 
 def build(config: ModelConfig) -> Hyperprior:

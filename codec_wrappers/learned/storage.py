@@ -48,7 +48,7 @@ def dump_model(model: Hyperprior, metadata: dict[str, str] | None = None, *, hal
 
 
 def _without_tables(bottleneck: nn.Module) -> dict[str, Any]:
-    return {name: t for name, t in bottleneck.state_dict().items() if name.lstrip(".")[0] != "_"}
+    return {name: t for name, t in bottleneck.state_dict().items() if not name.startswith("_")}
 
 
 def parse_model(data: bytes, path: Path) -> Hyperprior:

@@ -128,7 +128,9 @@ def test_24_pictures_at_two_qps_fit_into_15_megabytes(tmp_path, eval_data):
                         **size,
                     )
                 )
-    runs = [Run(label, {}, {} if "+" in label else None, {}, tuple(rows)) for label, rows in records.items()]
+    runs = [
+        Run(label, {}, {"model": "net"} if "+" in label else None, {}, tuple(rows)) for label, rows in records.items()
+    ]
 
     page = build_page(runs, tmp_path, PageSettings(resamples=1))
 

@@ -37,11 +37,13 @@ def plot_curves(
     axes = figure.add_subplot()
     for run, (codec, network) in zip(runs, curve_styles(runs), strict=True):
         points = [(p.bpp, p.value) for p in run.curve(metric).points if math.isfinite(p.value)]
-        look = {"color": f"C{codec % 10}", "linestyle": ("-", "--", "-.")[network % 3], "marker": "osD^v"[network % 5]}
-        axes.plot(*zip(*sorted(points), strict=True), markersize=5, label=run.label, **look)
+        line, mark = ("-", "--", "-.")[network % 3], "osD^v"[network % 5]
+        rates, values = zip(*sorted(points), strict=True)
+        axes.plot(rates, values, line, color=f"C{codec % 10}", marker=mark, markersize=5, label=run.label)
     for overlay in overlays:
-        if values := overlay_values(overlay, metric):
-            axes.plot(overlay.bpp, values, ":", linewidth=1, label=f"{overlay.label} (published, {overlay.test_set})")
+        if published := overlay_values(overlay, metric):
+            label = f"{overlay.label} (published, {overlay.test_set})"
+            axes.plot(overlay.bpp, published, ":", linewidth=1, label=label)
     axes.set_xlabel(f"bits per pixel, mean of {len(runs[0].pictures)} pictures")
     axes.set_ylabel(TITLES[metric])
     axes.grid(alpha=0.3)
@@ -55,7 +57,7 @@ def plot_curves(
 def curve_styles(runs: Sequence[Run]) -> list[tuple[int, int]]:
     """For each run the number of its codec, for a colour, and of its network, for a line; 0 is no network."""
     codecs = list(dict.fromkeys(str(run.source) for run in runs))
-    networks = [str(None), *dict.fromkeys(str(run.enhancement) for run in runs if run.enhancement)]
+    networks = [str(None), *dict.fromkeys(str(run.enhancement) for run in runs if run.enhancement is not None)]
     return [(codecs.index(str(run.source)), networks.index(str(run.enhancement))) for run in runs]
 
 

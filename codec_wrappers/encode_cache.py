@@ -82,9 +82,14 @@ class EncodeCache:
 
 
 def encode_key(codec: Codec, image: Image, qp: int, metadata: Metadata = NO_METADATA) -> str:
-    """SHA-256, in hexadecimal, of everything that decides the bitstream."""
+    """SHA-256, in hexadecimal, of everything that decides the bitstream.
+
+    A codec that depends on files (programs, weights) says their state by a method ``fingerprint() -> str``.
+    """
     digest = hashlib.sha256()
-    versions = (encoder_versions(type(codec)), code_sha256(type(codec)))
+    versions = [encoder_versions(type(codec)), code_sha256(type(codec))]
+    if fingerprint := getattr(codec, "fingerprint", None):
+        versions.append(fingerprint())
     for part in (codec, *versions, int(qp), metadata, image.shape, image.dtype.str):
         digest.update(repr(part).encode() + b"\0")
     digest.update(image.tobytes())

@@ -63,6 +63,19 @@ def test_everything_that_decides_the_stream_is_part_of_the_key():
     assert encode_key(CurveCodec(), np.asfortranarray(IMAGE), np.int64(30)) == keys[0]
 
 
+def test_files_that_a_codec_depends_on_are_part_of_the_key(tmp_path):
+    @dataclass(frozen=True)
+    class WithWeights(CurveCodec):
+        def fingerprint(self):
+            return (tmp_path / "weights").read_text()
+
+    (tmp_path / "weights").write_text("old")
+    before = encode_key(WithWeights(), IMAGE, 30)
+    (tmp_path / "weights").write_text("new")
+
+    assert encode_key(WithWeights(), IMAGE, 30) != before
+
+
 @pytest.fixture
 def edit_source(monkeypatch):
     """Makes a module of the package look as if its source ended with another line."""

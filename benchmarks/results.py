@@ -47,10 +47,13 @@ CODECS = (
 ANCHOR = CODECS[0]
 ANCHORS = ("BPG 4:2:0", "VVC")
 OTHER_CODECS = (
-    *("vvc:tuned@27,32,37,42", "vvc:fast@27,32,37,42", "bpg:tuned@27,32,37,42", "heic@20,35,50,65"),
+    *("vvc:tuned@27,32,37,42", "vvc:fast@27,32,37,42", "bpg:tuned@27,32,37,42", "heic@15,28,40,52"),
     *("avif@20,35,50,65", "webp@10,30,50,75", "jpeg2000@270,300,330,360"),
 )
 """Measured without networks, for orientation."""
+OTHERS_NOTE = """\
+Not measured here, and on other pictures: the gain (dB) on DIV2K's validation part in PowerQE's benchmark
+(`docs/benchmark_results/div2k_psnr.csv`, commit 9716cd7)."""
 # The other 19 of LIVE1's 29 originals are Kodak's scenes.
 LIVE1_ALONE = (
     *("building2", "carnivaldolls", "cemetry", "churchandcapitol", "coinsinfountain"),
@@ -180,17 +183,21 @@ def others(chosen: PictureSet, args: argparse.Namespace) -> list[tuple[Run, Run]
     return [(runs[0], run) for run in runs[1:]]
 
 
-def commands(args: argparse.Namespace, chosen: PictureSet, models: Sequence[str]) -> str:
-    """What repeats the measurements of one set by hand."""
-    pictures, results = f"DATA/{chosen.folder}", shown_path(args.output / chosen.name)
-    codecs = " ".join(f"--codec {shlex.quote(spec)}" for spec in args.codec or CODECS)
-    networks = " ".join(f"--model {model}" for model in models)
-    lines = [
-        f"enhance-eval rd {pictures} -o {results} {codecs} {networks}",
-        f'enhance-eval bd "BPG 4:2:0" "BPG 4:2:0 + {Path(models[-1]).stem}" --results {results}',
-    ]
-    only = " The folder holds the pictures named in `benchmarks/results.py` only." if chosen.only else ""
-    return "\n".join(["```sh", *lines, "```", only]).rstrip()
+def commands(
+    args: argparse.Namespace, chosen: PictureSet, codecs: Sequence[str], models: Sequence[str], folder: str
+) -> str:
+    """What repeats by hand the measurements of one set, and the comparison of its first codec with its last run."""
+    results = shown_path(args.output / folder)
+    first, last = (
+        spec.partition("=")[0] if "=" in spec else spec.partition("@")[0] for spec in (codecs[0], codecs[-1])
+    )
+    test = f"{first} + {Path(models[-1]).stem}" if models else last
+    words = ["enhance-eval", "rd", f"DATA/{chosen.folder}", "-o", str(results)]
+    words += [word for spec in codecs for word in ("--codec", spec)]
+    words += [word for model in models for word in ("--model", model)]
+    lines = [shlex.join(words), shlex.join(["enhance-eval", "bd", first, test, "--results", str(results)])]
+    only = "\nOnly the pictures chosen in `benchmarks/results.py` count." if chosen.only or chosen.limit else ""
+    return "\n".join(["```sh", *lines, "```"]) + only
 
 
 def shown_path(path: Path) -> Path:
@@ -209,7 +216,7 @@ def document(
     parts = ["## Weak spots", "", weak_spots(measured), ""]
     for chosen in sets:
         runs = measured[chosen.title]
-        parts += [f"## {chosen.title}", "", commands(args, chosen, models), ""]
+        parts += [f"## {chosen.title}", "", commands(args, chosen, args.codec or CODECS, models, chosen.name), ""]
         parts += ["RGB-PSNR gained at each point, mean over pictures (worst picture):", "", gain_tables(runs), ""]
         parts += ["Against the codec alone:", "", bd_table([(p.decoded, p.enhanced) for p in pairs(runs)]), ""]
         parts += ["Across codecs:", "", bd_table(across(runs)), ""]
@@ -220,24 +227,10 @@ def document(
     parts += ["Two adjacent qps mixed over the set, after table 1 of Xue and Su (CVPRW 2019):", ""]
     parts += [f"`enhance-eval target DATA/{first.folder} --bpp {TARGET_BPP:g} {specs} {networks}`;"]
     parts += ["the rows with rotation: `--ensemble rotate`.", "", target_rows(target), ""]
-    parts += [
-        "## Other codecs and presets",
-        "",
-        f"{first.title}; {', '.join(f'`{spec}`' for spec in OTHER_CODECS)}.",
-        "",
-    ]
+    parts += ["## Other codecs and presets", ""]
+    parts += [commands(args, first, (ANCHOR, *OTHER_CODECS), (), f"{first.name}-codecs"), ""]
     parts += [bd_table(codecs), ""]
-    parts += [
-        "## What others publish",
-        "",
-        "Not measured here, and on other pictures: the gain (dB) on DIV2K's validation part",
-    ]
-    parts += [
-        "in PowerQE's benchmark (`docs/benchmark_results/div2k_psnr.csv`, commit 9716cd7).",
-        "",
-        published_gains(),
-        "",
-    ]
+    parts += ["## What others publish", "", OTHERS_NOTE, "", published_gains(), ""]
     parts += ["## Speed and cost", "", "Times of the runs above, pictures of 0.26 to 0.39 megapixels;"]
     parts += ["`python -m benchmarks.speed` measures speed by itself.", ""]
     parts += [speed_table([run for runs in measured.values() for run in runs], cost_of(models)), ""]

@@ -94,9 +94,11 @@ def run_tiled(
         windows = [x[..., row.window, column.window] for row, column in batch]
         result = network(windows[0] if len(batch) == 1 else torch.cat(windows))
         if not len(output):
-            output = result.new_zeros((len(x), *result.shape[1:-2], *x.shape[-2:]))
-            if overlap and not output.is_floating_point():
-                raise ValueError(f"overlapping tiles need a floating-point result, got {output.dtype}")
+            output = _allocate(x, result)
+            if overlap:
+                if not output.is_floating_point():
+                    raise ValueError(f"overlapping tiles need a floating-point result, got {output.dtype}")
+                output.zero_()
         for (row, column), part in zip(batch, torch.split(result, len(x)), strict=True):
             kept = part[..., row.kept, column.kept]
             target = output[..., row.written, column.written]
@@ -106,6 +108,20 @@ def run_tiled(
             else:
                 target.copy_(kept)
     return output
+
+
+def _allocate(x: Tensor, result: Tensor) -> Tensor:
+    """Room for the result of the whole picture, in the memory layout of ``x``.
+
+    Pixels of an array lie together, not the planes of a colour: it gets its result without another copy.
+    """
+    interleaved = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.empty(
+        (len(x), *result.shape[1:-2], *x.shape[-2:]),
+        dtype=result.dtype,
+        device=result.device,
+        memory_format=torch.channels_last if interleaved else torch.contiguous_format,
+    )
 
 
 def _check(x: Tensor, sides: tuple[int, int], overlap: int, halo: int, multiple: int, batch_size: int) -> None:

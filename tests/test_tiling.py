@@ -89,6 +89,16 @@ def test_output_takes_the_dtype_of_the_network_s_result():
         run_tiled(lambda window: 255 - window, x, tile_size=8, overlap=2, halo=2)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_result_lies_in_memory_as_the_picture_does(layout):
+    x = torch.rand(1, 3, 20, 24).to(memory_format=layout)
+
+    tiled = run_tiled(lambda window: 1 - window.contiguous(), x, tile_size=8, halo=2)
+
+    assert tiled.stride() == x.stride()
+    assert torch.equal(tiled, 1 - x)
+
+
 def test_a_halo_that_is_too_small_is_noticed_by_this_test_suite():
     blur = torch.nn.AvgPool2d(7, stride=1, padding=3)
     x = torch.rand(1, 3, 40, 40)

@@ -196,9 +196,8 @@ def int8_losses(checkpoint: Checkpoint, int8: Backend, pictures: Iterable[Path],
         of_picture = []
         for qp in qps:
             decoded = codec.decode(codec.encode(original, qp))
-            known = {"codec": "bpg", "qp": decoded.info.qp}
             full, less = (
-                psnr(enhancer.enhance(decoded.image, **known), original, data_range=255)
+                psnr(enhancer.enhance(decoded.image, codec="bpg", qp=decoded.info.qp), original, data_range=255)
                 for enhancer in (exact, rounded)
             )
             of_picture.append(full - less)

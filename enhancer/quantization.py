@@ -40,6 +40,9 @@ class QuantizedConv(nn.Module):
         high: Largest input.
     """
 
+    weight_scale: Tensor
+    weight_zero: Tensor
+
     def __init__(self, conv: nn.Conv2d, low: float, high: float) -> None:
         super().__init__()
         self.conv = conv
@@ -53,7 +56,7 @@ class QuantizedConv(nn.Module):
         weight = torch.fake_quantize_per_channel_affine(
             self.conv.weight, self.weight_scale, self.weight_zero, 0, -128, 127
         )
-        return F.conv2d(x, weight, self.conv.bias, padding=self.conv.padding)  # type: ignore[arg-type]  # never a str here
+        return F.conv2d(x, weight, self.conv.bias, padding=self.conv.padding)
 
 
 def trunk_layers(network: RestorationNetwork) -> list[str]:

@@ -13,6 +13,7 @@ from training import make_store
 from enhancer.backends import create_backend
 from enhancer.backends.export import cached_onnx
 from enhancer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from enhancer.cli import export
 from enhancer.condition import condition_vector
 from enhancer.errors import CheckpointError
 from enhancer.inference import Enhancer
@@ -173,3 +174,20 @@ def test_a_store_of_other_codecs_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="no pairs of vvc, webp, avif"):
         quantize(str(tmp_path / "net.safetensors"), tmp_path / "store", tmp_path / "out.safetensors")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime not installed")
+def test_the_export_command_writes_eight_bits_on_request(checkpoint, tmp_path, capsys):
+    import onnx
+
+    source = tmp_path / "net.safetensors"
+    save_checkpoint(source, checkpoint.network, codecs=CODECS, metadata=checkpoint.metadata)
+
+    assert export.main([str(source), "-o", str(tmp_path / "int8.onnx"), "--int8"]) == 0
+
+    operations = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+    assert operations.count("QuantizeLinear") == 2 * len(trunk_layers(checkpoint.network))  # inputs and weights
+    plain = write_random_checkpoint(tmp_path / "plain.safetensors")
+    assert export.main([str(plain), "-o", str(tmp_path / "none.onnx"), "--int8"]) == 1
+    assert "was not calibrated" in capsys.readouterr().err
+    assert not (tmp_path / "none.onnx").exists()

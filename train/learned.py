@@ -21,6 +21,7 @@ from torch.func import functional_call
 
 from codec_wrappers.learned.models import (
     CONVOLUTIONS,
+    GDN,
     Hyperprior,
     Kind,
     ModelConfig,
@@ -228,9 +229,18 @@ def _transform(layers: nn.Sequential, x: Tensor, *, amp: bool) -> Tensor:
                 x = x.float()
             if isinstance(layer, CONVOLUTIONS):
                 x = functional_call(layer, folded(layers, place), (x,))
+            elif isinstance(layer, GDN):
+                x = _normalized(layer, x)
             elif not isinstance(layer, Modulation):
                 x = layer(x)
     return x
+
+
+def _normalized(layer: Any, x: Tensor) -> Tensor:
+    """What ``layer``, a GDN, gives; its own square is a power, which autocast would compute in float32."""
+    beta, gamma = layer.beta_reparam(layer.beta), layer.gamma_reparam(layer.gamma)
+    norm = nn.functional.conv2d(x * x, gamma[:, :, None, None], beta)
+    return x * (norm.sqrt() if layer.inverse else norm.rsqrt())
 
 
 def _start(config: LearnedConfig) -> Hyperprior:
@@ -245,7 +255,9 @@ def _parameters(model: Hyperprior) -> tuple[list[nn.Parameter], list[nn.Paramete
     """What the main optimiser changes, and the quantiles; everything else is frozen."""
     if isinstance(model, MshSfModel):
         model.requires_grad_(False)
-        return [gain.requires_grad_() for gain in model.gains()], []
+        for gain in model.gains():
+            gain.requires_grad_()
+        return model.gains(), []
     quantiles = [model.entropy_bottleneck.quantiles]
     return [p for p in model.parameters() if p is not quantiles[0]], quantiles
 
@@ -298,7 +310,7 @@ def _fit(trainer: LearnedTrainer, output: Path, deadline: float | None) -> None:
         if end or trainer.step % config.validate_every == 0:
             count, seconds = trainer.step - since, time.monotonic() - last
             means = {name: round(value / count, 6) for name, value in sums.items()}
-            line = {"step": trainer.step, **means, "lr": config.lr * schedule(config, trainer.step - 1)}
+            line: dict[str, Any] = {"step": trainer.step, **means, "lr": config.lr * schedule(config, trainer.step - 1)}
             line |= {"crops_per_s": round(count * config.batch / seconds, 2), "validation": trainer.validate()}
             _log(output, line)
             _save(output, config, trainer.state())

@@ -80,4 +80,4 @@ def _loose(folder: Path) -> Iterator[tuple[Original, Pixels]]:
             if image.dtype == np.uint16:
                 image = np.round(image / 257).astype(np.uint8)
             image = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image[..., :3]
-            yield Original("", "", path.name, *image.shape[:2], 0), image
+            yield Original("", "", path.name, image.shape[0], image.shape[1], 0), image

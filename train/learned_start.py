@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from codec_wrappers.learned.models import CONVOLUTIONS, Hyperprior, Modulation, folded
+from codec_wrappers.learned.models import CONVOLUTIONS, GDN, Hyperprior, Modulation, folded
 
 _TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 
@@ -52,8 +52,6 @@ def _position(source: Hyperprior, value: float) -> float:
 
 def _places(transform: nn.Sequential) -> list[int]:
     """Places of the layers with weights that all kinds of models have."""
-    from compressai.layers import GDN
-
     return [place for place, layer in enumerate(transform) if isinstance(layer, (*CONVOLUTIONS, GDN))]
 
 

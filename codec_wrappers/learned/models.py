@@ -27,6 +27,7 @@ from codec_wrappers.learned.loader import load_compressai
 load_compressai()
 
 from compressai._CXX import pmf_to_quantized_cdf  # noqa: E402 - only load_compressai makes it importable
+from compressai.layers import GDN as GDN  # noqa: E402 - for others, too
 from compressai.models import MeanScaleHyperprior  # noqa: E402
 from compressai.models.base import SCALES_LEVELS, SCALES_MAX, SCALES_MIN  # noqa: E402
 

@@ -170,6 +170,9 @@ def test_published_curves_name_their_source_and_fit_their_own_pictures_only(resu
     assert fitting(run) == ()
     kodak = type("Kodak", (), {"pictures": dict.fromkeys(f"{stem}.webp" for stem in KODAK)})()
     assert {c.test_set for c in fitting(kodak)} == {"Kodak"}
+    assert "BPG + post-processing" in [c.label for c in fitting(run, "CLIC 2019 validation")]
+    with pytest.raises(EnhancerError, match="no published results on 'DIV2K' come along; there are: CLIC 2019"):
+        fitting(run, "DIV2K")
 
 
 def test_an_overlay_in_compressai_s_format_is_read_and_others_are_refused(tmp_path):

@@ -28,7 +28,12 @@ def add_overlay_arguments(parser: argparse.ArgumentParser) -> None:
         help="published curve in CompressAI's JSON format; repeatable",
     )
     parser.add_argument(
-        "--published", action="store_true", help="add the published curves that come with this package (Kodak only)"
+        "--published",
+        nargs="?",
+        const="auto",
+        metavar="SET",
+        help="add the published results that come along for a test set (Kodak, which is told by the names of the"
+        " pictures, or 'CLIC 2019 validation')",
     )
 
 
@@ -43,7 +48,9 @@ def run(args: argparse.Namespace) -> None:
     if file_format not in ("png", "svg"):
         raise ValueError(f"a plot is written as .png or .svg, got {args.output}")
     runs = load_runs(args.results)
-    overlays = [load_overlay(path) for path in args.overlay] + list(fitting(runs[0]) if args.published else ())
+    overlays = [load_overlay(path) for path in args.overlay] + list(
+        fitting(runs[0], args.published) if args.published else ()
+    )
     data = plot_curves(runs, args.metric, file_format=file_format, overlays=overlays)
     write_atomically(args.output, data, overwrite=args.overwrite)
     print(args.output)

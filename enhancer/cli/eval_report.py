@@ -59,7 +59,9 @@ def run(args: argparse.Namespace) -> None:
     if args.output.exists() and not args.overwrite:
         raise EnhancerError(f"{args.output} exists; it is replaced only with --overwrite")
     runs = load_runs(args.results)
-    overlays = [load_overlay(path) for path in args.overlay] + list(fitting(runs[0]) if args.published else ())
+    overlays = [load_overlay(path) for path in args.overlay] + list(
+        fitting(runs[0], args.published) if args.published else ()
+    )
     settings = PageSettings(
         title=args.title,
         anchors=tuple(args.anchor),

@@ -64,10 +64,22 @@ def load_overlay(path: Path) -> Published:
     return Published(str(document.get("name", path.stem)), "stated by the user", path.name, bpp, psnr, ms_ssim)
 
 
-def fitting(run: Run) -> tuple[Published, ...]:
-    """The bundled curves that were measured on the pictures of ``run``, going by their names."""
-    stems = {Path(name).stem for name in run.pictures}
-    return tuple(p for p in bundled() if p.test_set == "Kodak" and stems == KODAK)
+def fitting(run: Run, test_set: str = "auto") -> tuple[Published, ...]:
+    """The bundled curves of a test set.
+
+    Args:
+        run: What they are to be drawn beside.
+        test_set: Name of the set; ``auto``: that of the run's pictures, going by their names, which tell Kodak.
+
+    Raises:
+        EnhancerError: If nothing comes with the package for the set.
+    """
+    if test_set == "auto":
+        stems = {Path(name).stem for name in run.pictures}
+        test_set = "Kodak" if stems == KODAK else ""
+    elif test_set not in (known := {p.test_set for p in bundled()}):
+        raise EnhancerError(f"no published results on {test_set!r} come along; there are: {', '.join(sorted(known))}")
+    return tuple(p for p in bundled() if p.test_set == test_set)
 
 
 def _numbers(values: list[Any]) -> tuple[float, ...]:

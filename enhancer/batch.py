@@ -66,7 +66,7 @@ class Outcome:
 
     ``elapsed_s`` is the time in the network, for a stream of ``frames`` all of the time; codec and qp
     are what the network was conditioned on. ``estimated`` says which of them come from the picture
-    alone, with ``confidence``; ``pristine``: that it seems never to have been coded and was left as it is.
+    alone, with ``confidence``; ``pristine``: that it may never have been coded and was left as it is.
     """
 
     input: str
@@ -106,6 +106,7 @@ class _Origin:
 
     estimate: Estimate
     estimated: Literal["codec and qp", "qp"] | None = None
+    chroma: str | None = None
 
     @classmethod
     def of(cls, image: Image, info: CodingInfo | None, options: BatchOptions) -> _Origin:
@@ -113,18 +114,22 @@ class _Origin:
         if info and info.codec == "webp" and info.qp is None:
             info = None  # lossless: as bare as a PNG
         codec = options.codec or (info.codec if info else None)
-        qp = options.qp if options.qp is not None else info.qp if info and info.codec == codec else None
+        if info and info.codec != codec:
+            info = None
+        chroma = info.chroma if info else None
+        qp = options.qp if options.qp is not None else info.qp if info else None
         if not options.estimate or (codec and qp is not None):
-            return cls(Estimate(codec, qp, 1.0))
+            return cls(Estimate(codec, qp, 1.0), chroma=chroma)
         estimate = estimate_condition(image, codec)
         found = estimate.pristine or estimate.qp is not None
-        return cls(estimate, None if not found else "qp" if codec else "codec and qp")
+        return cls(estimate, None if not found else "qp" if codec else "codec and qp", chroma)
 
     def enhance(self, image: Image, enhancer: Enhancer, progress: Progress | None = None) -> Image:
         """The restored picture; one that seems never to have been coded comes back as it is."""
         if self.estimate.pristine:
             return image
-        result: Image = enhancer.enhance(image, codec=self.estimate.codec, qp=self.estimate.qp, progress=progress)
+        known = {"codec": self.estimate.codec, "qp": self.estimate.qp, "chroma": self.chroma}
+        result: Image = enhancer.enhance(image, **known, progress=progress)
         return result
 
 

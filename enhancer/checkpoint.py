@@ -20,6 +20,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from enhancer.condition import condition_size
 from enhancer.errors import CheckpointError
 from enhancer.files import write_atomically
 from enhancer.network import NetworkConfig, RestorationNetwork
@@ -150,4 +151,6 @@ def _build(tensors: dict[str, Tensor], metadata: dict[str, str], sha256: str, pa
         network.load_state_dict({key: value.float() for key, value in tensors.items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit the architecture that it names") from error
+    if network.config.condition != condition_size(codecs):
+        raise CheckpointError(f"{path} was trained on another condition vector than this release makes")
     return Checkpoint(network.eval().requires_grad_(False), codecs, metadata, sha256)

@@ -58,6 +58,6 @@ def measured_halo(network: RestorationNetwork, *, tolerance: float = TOLERANCE) 
 def _conditions(network: RestorationNetwork) -> Tensor:
     """Condition vectors of an unknown picture and of the first codec at its worst."""
     conditions = torch.zeros(2, network.config.condition)
-    conditions[0, -3] = 1.0
+    conditions[0, -4] = 1.0
     conditions[1, [0, -2, -1]] = 1.0
     return conditions

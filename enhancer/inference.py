@@ -113,6 +113,7 @@ class Enhancer:
         *,
         codec: str | None = None,
         qp: float | None = None,
+        chroma: str | None = None,
         progress: Progress | None = None,
     ) -> AnyImage:
         """Returns the restored picture, of the same kind, shape and dtype as ``image``.
@@ -129,17 +130,18 @@ class Enhancer:
                 it and the qp are estimated, for each picture of a tensor by itself. One that seems never
                 to have been coded then comes back as it is.
             qp: Its quality index, as :class:`codec_wrappers.CodingInfo` reports it; None means unknown.
+            chroma: Its chroma format, as reported there; None means unknown.
             progress: Called with the finished share, 0..1, after every tile.
 
         Raises:
             ValueError: If ``image`` is not such a picture.
         """
         if isinstance(image, list):
-            return [self.enhance(each, codec=codec, qp=qp, progress=progress) for each in image]
+            return [self.enhance(each, codec=codec, qp=qp, chroma=chroma, progress=progress) for each in image]
         unpacked = unpack(image)
         if codec == AUTO:
             return unpacked.pack(torch.cat([self._enhance_estimated(x, progress) for x in unpacked.x.unsqueeze(1)]))
-        condition = condition_vector(self.checkpoint.codecs, codec, qp).to(self.backend.device)
+        condition = condition_vector(self.checkpoint.codecs, codec, qp, chroma).to(self.backend.device)
         return unpacked.pack(self._enhance_tensor(unpacked.x, condition, progress))
 
     def _enhance_estimated(self, x: Tensor, progress: Progress | None) -> Tensor:
@@ -222,6 +224,7 @@ def enhance(
     *,
     codec: str | None = None,
     qp: float | None = None,
+    chroma: str | None = None,
     model: str | Path | None = None,
 ) -> AnyImage:
     """Restores a picture with default settings; the network is loaded at the first call and kept.
@@ -230,9 +233,10 @@ def enhance(
         image: See :meth:`Enhancer.enhance`, also for ``codec``, ``qp`` and what is returned and raised.
         codec: Name of the codec.
         qp: Its quality index.
+        chroma: Its chroma format.
         model: Name of a shipped checkpoint or a file; None is :func:`default_checkpoint`.
     """
-    return _shared_enhancer(model or default_checkpoint()).enhance(image, codec=codec, qp=qp)
+    return _shared_enhancer(model or default_checkpoint()).enhance(image, codec=codec, qp=qp, chroma=chroma)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -42,7 +42,7 @@ class NetworkConfig:
     attention: Attention = "both"
     reduction: int = 16
     cell: int = 8
-    condition: int = 10
+    condition: int = 11
     condition_hidden: int = 64
 
     def __post_init__(self) -> None:

@@ -95,6 +95,7 @@ def test_a_pickle_is_never_run(tmp_path):
         ({"config": json.dumps({"channels": 8})}, "architecture"),
         ({"config": json.dumps({"depth": 8})}, "architecture"),
         ({"config": "no json"}, "architecture"),
+        ({"codecs": json.dumps(["bpg"])}, "another condition vector"),
     ],
 )
 def test_a_foreign_or_newer_file_is_refused_in_one_line(saved, changes, message):

@@ -44,15 +44,17 @@ def test_a_jpeg_becomes_a_png_beside_it_conditioned_on_its_quality(tmp_path, pic
 
     assert enhance(source) == 0
 
-    expected = enhancer.enhance(read(source), codec="jpeg", qp=30)
+    expected = enhancer.enhance(read(source), codec="jpeg", qp=30, chroma="420")
     assert np.array_equal(read(tmp_path / "a.enhanced.png"), expected)
     line = capsys.readouterr().out
     assert line.startswith(f"{source} -> {tmp_path / 'a.enhanced.png'}: jpeg qp 30, ")
 
 
-@pytest.mark.parametrize("codec", ["bpg", "vvc", "webp"])
-def test_codec_and_qp_come_from_the_bitstream(codec, tmp_path, picture, enhance, enhancer, capsys):
-    bitstream = get_codec(codec).encode(picture, 37)
+@pytest.mark.parametrize(
+    ("codec", "options"), [("bpg", {}), ("bpg", {"chroma": "444"}), ("vvc", {}), ("webp", {})], ids=str
+)
+def test_codec_qp_and_chroma_come_from_the_bitstream(codec, options, tmp_path, picture, enhance, enhancer, capsys):
+    bitstream = get_codec(codec, **options).encode(picture, 37)
     source = tmp_path / "x.bin"
     source.write_bytes(bitstream)
 
@@ -62,7 +64,7 @@ def test_codec_and_qp_come_from_the_bitstream(codec, tmp_path, picture, enhance,
     report = json.loads(capsys.readouterr().out)
     assert (report["codec"], report.get("qp")) == (codec, decoded.info.qp)
     assert (report["height"], report["width"], report["status"]) == (96, 128, "enhanced")
-    expected = enhancer.enhance(decoded.image, codec=codec, qp=decoded.info.qp)
+    expected = enhancer.enhance(decoded.image, codec=codec, qp=decoded.info.qp, chroma=decoded.info.chroma)
     assert np.array_equal(read(tmp_path / "x.png"), expected)
 
 

@@ -48,6 +48,15 @@ def test_a_picture_that_the_network_changes_is_changed():
     assert np.abs(enhancer().enhance(noise(32, 32, 3)).astype(int) - noise(32, 32, 3)).max() > 3
 
 
+def test_codec_qp_and_chroma_each_change_the_result():
+    image = noise(32, 32, 3)
+    told = [{}, {"codec": "bpg"}, {"codec": "bpg", "qp": 45}, {"codec": "bpg", "qp": 45, "chroma": "444"}]
+
+    results = [enhancer().enhance(image, **known) for known in told]
+
+    assert len({result.tobytes() for result in results}) == len(told)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(17, 23), (17, 23, 3), (17, 23, 4), (1, 1, 3)], ids=str)
 def test_arrays_keep_shape_dtype_and_alpha(dtype, shape):

@@ -37,7 +37,7 @@ def test_the_paper_s_network_has_the_size_worked_out_by_hand():
     block = 2 * (64 * 64 * 9 + 64) + (64 * 4 + 4 + 4 * 64 + 64) + (2 * 49 + 1)
     trunk = 30 * block + (64 * 64 * 9 + 64)
     ends = (3 * 64 * 9 + 64) + (64 * 3 * 9 + 3)
-    modulation = (10 * 64 + 64) + (64 * 30 * 64 + 30 * 64) + (10 + 1)
+    modulation = (11 * 64 + 64) + (64 * 30 * 64 + 30 * 64) + (11 + 1)
 
     assert parameter_count(RestorationNetwork(PAPER)) == trunk + ends + modulation
 
@@ -88,12 +88,15 @@ def test_nothing_beyond_the_halo_matters_and_something_at_its_rim_does(attention
 def test_condition_vector_by_hand():
     codecs = ("bpg", "jpeg")
 
-    assert condition_size(codecs) == 5
-    assert condition_vector(codecs, "bpg", 25.5).tolist() == [1, 0, 0, 0.5, 1]
-    assert condition_vector(codecs, "jpeg", 100).tolist() == [0, 1, 0, 0, 1]
-    assert condition_vector(codecs, "jpeg", None).tolist() == [0, 1, 0, 0, 0]
-    assert condition_vector(codecs, "vvc", 37).tolist() == [0, 0, 1, 0, 0]
-    assert condition_vector(codecs, None, 37).tolist() == [0, 0, 1, 0, 0]
+    assert condition_size(codecs) == 6
+    assert condition_vector(codecs, "bpg", 25.5).tolist() == [1, 0, 0, 0, 0.5, 1]
+    assert condition_vector(codecs, "bpg", 25.5, "444").tolist() == [1, 0, 0, 1, 0.5, 1]
+    assert condition_vector(codecs, "jpeg", 100, "420").tolist() == [0, 1, 0, -1, 0, 1]
+    assert condition_vector(codecs, "jpeg", None).tolist() == [0, 1, 0, 0, 0, 0]
+    assert condition_vector(codecs, "vvc", 37, "420").tolist() == [0, 0, 1, 0, 0, 0]
+    assert condition_vector(codecs, None, 37, "444").tolist() == [0, 0, 1, 0, 0, 0]
+    with pytest.raises(ValueError, match="chroma must be one of"):
+        condition_vector(codecs, "bpg", 37, "4:2:0")
 
 
 @pytest.mark.parametrize(("key", "value"), [("channels", 0), ("blocks", -1), ("cell", 1.5), ("attention", "all")])

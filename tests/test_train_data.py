@@ -81,10 +81,24 @@ def test_samples_do_not_depend_on_how_a_batch_is_shared_out(store):
 def test_codecs_are_drawn_in_their_proportions_and_some_are_hidden(store):
     batch = CropSampler(PairStore(store), CONFIG, CPU).batch(0, range(600), 32)
     shares = batch.condition.mean(0)
-    bpg, jpeg, unknown = (float(shares[CONFIG.codecs.index("bpg")]), float(shares[2]), float(shares[-3]))
+    bpg, jpeg, unknown = (float(shares[CONFIG.codecs.index("bpg")]), float(shares[2]), float(shares[-4]))
 
     assert bpg / jpeg == pytest.approx(2, rel=0.3)
     assert unknown == pytest.approx(CONFIG.data.blind, abs=0.05)
+
+
+def test_the_chroma_format_is_told_of_most_crops(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
+    with PairWriter(tmp_path) as writer:
+        for name in ("a.png", "b.png"):
+            writer.add_original(name, "set", name, image)
+            writer.add_pair(name, "bpg", "", 37, 37.0, b"", image, "444")
+    data = DataSettings(weights={"bpg": 1.0}, blind=0.0, no_chroma=0.25)
+
+    batch = CropSampler(PairStore(tmp_path), replace(CONFIG, data=data), CPU).batch(0, range(400), 32)
+
+    assert set(batch.condition[:, -3].tolist()) == {0.0, 1.0}
+    assert float(batch.condition[:, -3].mean()) == pytest.approx(0.75, abs=0.06)
 
 
 def test_a_codec_without_pairs_is_refused(store):

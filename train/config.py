@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from enhancer.condition import CODECS
+from enhancer.condition import CODECS, condition_size
 from enhancer.network import NetworkConfig
 
 T = TypeVar("T")
@@ -45,6 +45,7 @@ class DataSettings:
         augmentation: Rotations only, rotations and flips, or none.
         blind: Share of crops whose codec and qp are hidden from the network.
         no_qp: Share of crops whose qp alone is hidden.
+        no_chroma: Share of the other crops whose chroma format is hidden.
         qp_jitter: Standard deviation of noise on the qp given to the network.
         validation_pairs: Pairs used for validation (spread over the validation part).
     """
@@ -54,6 +55,7 @@ class DataSettings:
     augmentation: Augmentation = "dihedral"
     blind: float = 0.15
     no_qp: float = 0.05
+    no_chroma: float = 0.15
     qp_jitter: float = 0.5
     validation_pairs: int = 48
 
@@ -157,8 +159,8 @@ def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
 def check(config: TrainConfig) -> None:
     """Raises ``ValueError`` where settings contradict one another."""
     network = config.network
-    if network.condition != len(config.codecs) + 3:
-        raise ValueError(f"network.condition must be {len(config.codecs) + 3} for {len(config.codecs)} codecs")
+    if network.condition != condition_size(config.codecs):
+        raise ValueError(f"network.condition must be {condition_size(config.codecs)} for {len(config.codecs)} codecs")
     multiple = network.unshuffle * (network.cell if network.attention in ("channel", "both") else 1)
     for phase in config.phases:
         if phase.crop % multiple:

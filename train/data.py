@@ -133,4 +133,5 @@ class CropSampler:
         hidden, jitter = rng.random(), float(rng.normal()) * self._data.qp_jitter
         codec = None if hidden < self._data.blind else pair.codec
         qp = None if hidden < self._data.blind + self._data.no_qp or pair.coded_qp is None else pair.coded_qp + jitter
-        return condition_vector(self._codecs, codec, qp)
+        chroma = None if rng.random() < self._data.no_chroma else pair.chroma
+        return condition_vector(self._codecs, codec, qp, chroma)

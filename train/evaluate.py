@@ -53,5 +53,5 @@ def _gain(checkpoint: Checkpoint, store: PairStore, pair: Pair, told: Told) -> f
         if estimate.pristine:
             return 0.0  # such a picture is left as it is
         codec, qp = estimate.codec, estimate.qp
-    condition = condition_vector(checkpoint.codecs, codec, qp)
+    condition = condition_vector(checkpoint.codecs, codec, qp, pair.chroma if told == "known" else None)
     return pair_gain(checkpoint.network, store, pair, condition, torch.device("cpu"))

@@ -96,4 +96,6 @@ def _unpack(shard: Path, writer: PairWriter) -> None:
             else:
                 pair = Pair(**entry)
                 if (pair.original, pair.options, pair.qp) not in writer.done:
-                    writer.add_pair(pair.original, pair.codec, pair.options, pair.qp, pair.coded_qp, b"", image)
+                    writer.add_pair(
+                        pair.original, pair.codec, pair.options, pair.qp, pair.coded_qp, b"", image, pair.chroma
+                    )

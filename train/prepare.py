@@ -176,8 +176,8 @@ def _jobs(
                     yield key, plan.codec, qp
 
 
-def encode_decode(image: Pixels, codec: Codec, qp: int) -> tuple[float | None, bytes, Pixels]:
-    """Codes a picture; returns the bitstream's own qp, the bitstream and the decoded 8-bit RGB picture."""
+def encode_decode(image: Pixels, codec: Codec, qp: int) -> tuple[float | None, bytes, Pixels, str]:
+    """Codes a picture; returns the bitstream's own qp, the bitstream, the decoded 8-bit RGB picture and its chroma."""
     bitstream = codec.encode(image, qp)
     decoded = codec.decode(bitstream)
-    return decoded.info.qp, bitstream, decoded.image
+    return decoded.info.qp, bitstream, decoded.image, decoded.info.chroma

@@ -59,7 +59,7 @@ def quantize(checkpoint: str, store_folder: Path, output: Path, *, pairs: int = 
     rounded = quantized(loaded.network, ranges)
     losses = []
     for pair in _spread(store.split(validation=True), loaded.codecs, pairs):
-        condition = condition_vector(loaded.codecs, pair.codec, pair.coded_qp)
+        condition = condition_vector(loaded.codecs, pair.codec, pair.coded_qp, pair.chroma)
         exact, int8 = (
             pair_gain(network, store, pair, condition, torch.device("cpu")) for network in (loaded.network, rounded)
         )
@@ -88,5 +88,5 @@ def _batches(checkpoint: Checkpoint, store: PairStore, pairs: Sequence[Pair]) ->
         top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
         crop = np.array(picture[top : top + height, left : left + width])
         known = index % 4 != 3
-        condition = condition_vector(checkpoint.codecs, pair.codec if known else None, pair.coded_qp)
+        condition = condition_vector(checkpoint.codecs, pair.codec if known else None, pair.coded_qp, pair.chroma)
         yield torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255, condition[None]

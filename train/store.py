@@ -62,6 +62,7 @@ class Pair:
         bytes: Length of the bitstream.
         bitstream_offset: Of its first byte in ``bitstreams.bin``.
         offset: Of the first decoded byte in ``pixels.u8``.
+        chroma: Chroma format of the bitstream, ``420`` or another, or None.
     """
 
     original: str
@@ -72,6 +73,7 @@ class Pair:
     bytes: int
     bitstream_offset: int
     offset: int
+    chroma: str | None = None
 
 
 class PairStore:
@@ -159,13 +161,21 @@ class PairWriter:
             self._write(original)
 
     def add_pair(
-        self, original: str, codec: str, options: str, qp: int, coded_qp: float | None, bitstream: bytes, image: Pixels
+        self,
+        original: str,
+        codec: str,
+        options: str,
+        qp: int,
+        coded_qp: float | None,
+        bitstream: bytes,
+        image: Pixels,
+        chroma: str | None = None,
     ) -> None:
         """Stores a decoded version of the original with this key."""
         bitstream_offset = self._bitstreams.seek(0, 2)
         self._bitstreams.write(bitstream)
         offset = self._append(image)
-        self._write(Pair(original, codec, options, qp, coded_qp, len(bitstream), bitstream_offset, offset))
+        self._write(Pair(original, codec, options, qp, coded_qp, len(bitstream), bitstream_offset, offset, chroma))
         self.done.add((original, options, qp))
 
     def _append(self, image: Pixels) -> int:

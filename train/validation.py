@@ -44,7 +44,7 @@ def validate(network: RestorationNetwork, store: PairStore, config: TrainConfig,
     """Measures ``network``, told codec and qp, on the validation pairs."""
     gains: dict[str, list[float]] = defaultdict(list)
     for pair in validation_pairs(store, config):
-        condition = condition_vector(config.codecs, pair.codec, pair.coded_qp)
+        condition = condition_vector(config.codecs, pair.codec, pair.coded_qp, pair.chroma)
         gains[pair.codec].append(pair_gain(network, store, pair, condition, device))
     everything = [gain for codec_gains in gains.values() for gain in codec_gains]
     by_codec = {codec: float(np.mean(values)) for codec, values in gains.items()}

@@ -67,9 +67,10 @@ class Enhancement:
     def apply(self, coded: Coded) -> tuple[Image, float]:
         """The enhanced picture and the seconds it took."""
         enhancer = _enhancer(self)
-        codec, qp = (None, None) if self.blind or coded.info is None else (coded.codec, coded.info.qp)
+        info = None if self.blind else coded.info
+        known = {"codec": coded.codec, "qp": info.qp, "chroma": info.chroma} if info else {}
         started = perf_counter()
-        image = enhancer.enhance(coded.image, codec=codec, qp=qp)
+        image = enhancer.enhance(coded.image, **known)
         return image, perf_counter() - started
 
 

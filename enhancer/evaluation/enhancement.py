@@ -68,7 +68,7 @@ class Enhancement:
         """The enhanced picture and the seconds it took."""
         enhancer = _enhancer(self)
         info = None if self.blind else coded.info
-        known = {"codec": coded.codec, "qp": info.qp, "chroma": info.chroma} if info else {}
+        known: dict[str, Any] = {"codec": coded.codec, "qp": info.qp, "chroma": info.chroma} if info else {}
         started = perf_counter()
         image = enhancer.enhance(coded.image, **known)
         return image, perf_counter() - started

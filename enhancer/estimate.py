@@ -37,7 +37,11 @@ WINDOW = 512
 RANGE = 4.0
 """Of normalised statistics; what lies further out is cut, for it was not seen in training."""
 
+PRISTINE_ENOUGH = 0.03
+"""Probability of being pristine from which on a picture is left as it is; decoded ones have less."""
+
 _PLAIN = 0.6  # standard deviation of green below which a window shows nothing
+_CAUTION = 0.02  # taken off severities: one step of qp too low costs the networks nothing, one too high 0.03 dB
 _GOOD_FIT = 0.2  # of JPEG's tables, from which on they say the quality better than the networks
 
 
@@ -46,10 +50,11 @@ class Estimate:
     """What a picture seems to have been through.
 
     Attributes:
-        codec: Name of the codec; None if the picture seems never to have been coded, or says too little.
+        codec: Name of the codec; None if the picture may never have been coded, or says too little.
         qp: Its quality index, as :class:`codec_wrappers.CodingInfo` would report it; None if unknown.
         confidence: Probability of this codec (or of being pristine) by the estimate's own account, 0..1.
-        pristine: Whether the picture seems never to have been coded: it is best left as it is.
+        pristine: Whether the picture may never have been coded: it is best left as it is. A small
+            probability is enough, for a network harms an original more than it helps a decoded picture.
     """
 
     codec: str | None
@@ -90,18 +95,19 @@ def estimate_condition(image: npt.NDArray[Any], codec: str | None = None) -> Est
     logarithms, severities = _shipped_weights().run(table)
     probabilities = np.exp(logarithms.mean(axis=0))
     probabilities /= probabilities.sum()
-    name = codec or CLASSES[int(probabilities.argmax())]
-    confidence = 1.0 if codec else round(float(probabilities.max()), 4)
-    if name == PRISTINE:
-        return Estimate(None, None, confidence, pristine=True)
-    return Estimate(name, _qp(name, severities, table), confidence)
+    pristine = round(float(probabilities[CLASSES.index(PRISTINE)]), 4)
+    if codec is None and pristine >= PRISTINE_ENOUGH:
+        return Estimate(None, None, pristine, pristine=True)
+    best = int(probabilities[: len(CODECS)].argmax())
+    name = codec or CODECS[best]
+    return Estimate(name, _qp(name, severities, table), 1.0 if codec else round(float(probabilities[best]), 4))
 
 
 def _qp(codec: str, severities: Floats, table: Floats) -> float:
-    """The qp of the mean severity over all windows, rounded to whole steps."""
+    """The qp of the median severity over all windows, a little on the safe side, in whole steps."""
     from enhancer.condition import QP_SCALES
 
-    severity = severities[:, CODECS.index(codec)]
+    severity = severities[:, CODECS.index(codec)] - _CAUTION
     if codec == "jpeg":
         fits, by_tables, _ = table[:, JPEG_TRACES].T
         severity = by_tables[fits >= _GOOD_FIT] if (fits >= _GOOD_FIT).any() else severity

@@ -111,7 +111,7 @@ def test_the_sentence_says_what_is_estimated(tmp_path, decoded, model, capsys, m
     assert "sure of the codec)" in lines[0]
     assert ", estimated (" in lines[0]
     assert ", qp estimated, " in lines[1]
-    assert ": no codec found (90% sure), left as it is, " in lines[2]
+    assert ": left as it is, maybe never coded (probability 0.90), " in lines[2]
     assert np.array_equal(image_io.read_picture(tmp_path / "a.enhanced.png").image, decoded)
 
 

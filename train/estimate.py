@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from codec_wrappers import get_codec
 from enhancer.condition import QP_SCALES
-from enhancer.estimate import CLASSES, CODECS, PRISTINE, RANGE, load_weights
+from enhancer.estimate import CLASSES, CODECS, PRISTINE, PRISTINE_ENOUGH, RANGE, load_weights
 from enhancer.files import write_atomically
 from enhancer.traces import LATTICE_TRACES, TRACES, traces
 from train.store import PairStore, Pixels
@@ -210,7 +210,8 @@ def _loss(y: Tensor, classes: Tensor, severities: Tensor, class_weights: Tensor)
 def report(weights: bytes, samples: Samples) -> Iterator[str]:
     """Markdown: which class is taken for which, and the error of the severity in steps of qp."""
     logarithms, severities = load_weights(weights, "the new weights").run(samples.traces)
-    judged = logarithms.argmax(axis=1)
+    pristine = CLASSES.index(PRISTINE)
+    judged = np.where(np.exp(logarithms[:, pristine]) >= PRISTINE_ENOUGH, pristine, logarithms.argmax(axis=1))
     yield "| is | " + " | ".join(f"judged {name}" for name in CLASSES) + " | mean qp error | 90 % below |"
     yield "|---" * (len(CLASSES) + 3) + "|"
     for number, name in enumerate(CLASSES):

@@ -272,7 +272,7 @@ def _sentence(outcome: Outcome) -> str:
 def _origin(outcome: Outcome) -> str:
     """What the picture has been through, and how sure that is."""
     if outcome.pristine:
-        return f"no codec found ({outcome.confidence:.0%} sure), left as it is"
+        return f"left as it is, maybe never coded (probability {outcome.confidence:.2f})"
     source = "unknown codec" if outcome.codec is None else outcome.codec
     quality = "" if outcome.qp is None else f" qp {outcome.qp:g}"
     if outcome.confidence is not None:

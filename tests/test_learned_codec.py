@@ -21,6 +21,7 @@ from learned_weights import random_model, write_weights
 
 from codec_wrappers import REGISTRY, Codec, get_codec, identify
 from codec_wrappers.base import bits_per_pixel
+from codec_wrappers.encode_cache import encode_key
 from codec_wrappers.errors import BitstreamError, CodecError, CodecUnavailableError, RateControlError, UnknownCodecError
 from codec_wrappers.learned.codec import LearnedCodec, MshCodec, VraeCodec
 from codec_wrappers.learned.coding import to_image, to_tensor
@@ -149,6 +150,16 @@ def test_one_network_spans_rates_that_rise_with_the_quality_in_the_file(codec, p
     assert sizes == sorted(set(sizes))
     assert sizes[-1] > 1.3 * sizes[0]
     assert len({read_file(file).weights for file in files}) == 1
+
+
+def test_cached_streams_are_those_of_the_weights_at_hand(folder, picture, tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    keys = []
+    for number in (0, 1):
+        weights.write_bytes((folder / "two" / f"{number}.safetensors").read_bytes())
+        keys.append(encode_key(MshCodec(weights=str(weights)), picture, 1))
+
+    assert keys[0] != keys[1]
 
 
 def test_msh_has_a_network_for_each_quality_by_rising_lambda(folder, picture):

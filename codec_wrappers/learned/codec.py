@@ -111,6 +111,10 @@ class _Base:
     def probe(self) -> Self:
         return self
 
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hashes of the weights: they decide the bitstreams as much as the options do, and cached ones are theirs."""
+
     def encode(self, image: Image, qp: int, *, metadata: Metadata = NO_METADATA) -> bytes:  # noqa: ARG002 - see the module
         """The file of ``image``: gray or RGB, 8 or 16 bits; metadata are not stored.
 
@@ -182,6 +186,9 @@ class _HyperpriorCodec(_Base):
             )
         names = ", ".join(f"{entry.name} {entry.sha256[:8]}" for entry in found)
         return Availability("torch", True, f"{versions}, {names}")
+
+    def fingerprint(self) -> str:
+        return " ".join(file.sha256 for file in find_weights(self.name, self.weights))
 
     def _weights_for(self, qp: int) -> WeightsFile:
         if not (found := find_weights(self.name, self.weights)):
@@ -274,6 +281,9 @@ class LearnedCodec(_Base):
 
     def _model_name(self) -> str:
         return f"learned:{self.preset.partition(':')[0]}"
+
+    def fingerprint(self) -> str:
+        return self._weights_for(1).sha256
 
     def _weights_for(self, _qp: int) -> WeightsFile:
         if not self.preset:

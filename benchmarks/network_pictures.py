@@ -62,7 +62,7 @@ def places(model: str, codec_spec: str, folder: Path, cache: EncodeCache) -> lis
     (qp,) = source.own_qps
     found = []
     for original in load_originals(folder):
-        image = load_image(original)
+        image = load_image(original.path)
         decoded = source.codec.decode(cache.encode(source.codec, image, qp))
         info = decoded.info
         enhanced = enhancer.enhance(decoded.image, codec=info.codec, qp=info.qp, chroma=info.chroma)

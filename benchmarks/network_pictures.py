@@ -79,7 +79,8 @@ def _square_errors(original: Image, picture: Image) -> npt.NDArray[np.float64]:
     """Mean squared error of each square; at least that of one value in 3000 off by one."""
     rows, columns = (side // CROP for side in original.shape[:2])
     error = (original.astype(np.float64) - picture)[: rows * CROP, : columns * CROP] ** 2
-    return np.maximum(error.reshape(rows, CROP, columns, CROP, 3).mean(axis=(1, 3, 4)), 1 / 3000)
+    means: npt.NDArray[np.float64] = error.reshape(rows, CROP, columns, CROP, 3).mean(axis=(1, 3, 4))
+    return np.maximum(means, 1 / 3000)
 
 
 def draw_places(best: Sequence[Place], worst: Sequence[Place], output: Path) -> None:

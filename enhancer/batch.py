@@ -128,8 +128,8 @@ class _Origin:
         """The restored picture; one that seems never to have been coded comes back as it is."""
         if self.estimate.pristine:
             return image
-        known = {"codec": self.estimate.codec, "qp": self.estimate.qp, "chroma": self.chroma}
-        result: Image = enhancer.enhance(image, **known, progress=progress)
+        found = self.estimate
+        result: Image = enhancer.enhance(image, codec=found.codec, qp=found.qp, chroma=self.chroma, progress=progress)
         return result
 
 

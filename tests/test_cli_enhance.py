@@ -337,7 +337,7 @@ def test_the_examples_of_the_help_are_understood(line):
     ("line", "expected"),
     [
         ("enhance --ensemble ", {"none", "rotate", "dihedral"}),
-        ("enhance --codec v", {"vvc"}),
+        ("enhance --codec vv", {"vvc"}),
         ("enhance a.png --str", {"--strength", "--strip"}),
         ("enhance a", set()),
     ],

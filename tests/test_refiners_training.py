@@ -33,7 +33,7 @@ CONFIG = RefineConfig(
     crop=48,
     margin=8,
     warmup=1,
-    pixel=NetworkConfig(channels=4, blocks=1, unshuffle=2, attention="channel", cell=4, condition=4),
+    pixel=NetworkConfig(channels=4, blocks=1, unshuffle=2, attention="channel", cell=4, condition=5),
     validation_pictures=1,
     validate_every=3,
     save_every=2,

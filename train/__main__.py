@@ -89,20 +89,29 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.add_argument("-o", "--output", type=Path, required=True, help="folder of the run")
     command.add_argument("--set", action="append", metavar="KEY=VALUE", help="override, e.g. optimizer.lr=5e-4")
     command.add_argument("--steps", type=int, help="scale all phases so that they make this many steps together")
-    command.add_argument("--minutes", type=float, help="stop cleanly after this time; run again to go on")
-    command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    command.add_argument("--threads", type=int, help="CPU threads")
+    _add_run_options(command)
     command.set_defaults(run=_run)
 
 
-def _run(args: argparse.Namespace) -> None:
-    import torch
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    """What all trainings that can be stopped and resumed have in common."""
+    command.add_argument("--minutes", type=float, help="stop cleanly after this time; run again to go on")
+    command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    command.add_argument("--threads", type=int, help="CPU threads")
 
+
+def _set_threads(args: argparse.Namespace) -> None:
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+
+
+def _run(args: argparse.Namespace) -> None:
     from train.config import load_config, with_steps
     from train.loop import run
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    _set_threads(args)
     path = Path(args.preset)
     config = load_config(path if path.suffix == ".toml" else PRESETS / f"{args.preset}.toml", args.set)
     if args.steps:
@@ -199,23 +208,18 @@ def _add_learned(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument("--n", type=int, default=48, help="channels of the transforms (%(default)s)")
     command.add_argument("--m", type=int, default=96, help="channels of the latents (%(default)s)")
     command.add_argument("--steps", type=int, default=10_000, help="all steps; the learning rate ends with them")
-    command.add_argument("--minutes", type=float, help="stop cleanly after this time; run again to go on")
     command.add_argument("--crop", type=int, default=128, help="side of the crops, a multiple of 64 (%(default)s)")
     command.add_argument("--batch", type=int, default=8, help="crops a step (%(default)s)")
     command.add_argument("--lr", type=float, default=1e-3, help="highest learning rate (%(default)s)")
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    command.add_argument("--threads", type=int, help="CPU threads")
+    _add_run_options(command)
     command.set_defaults(run=_learned)
 
 
 def _learned(args: argparse.Namespace) -> None:
-    import torch
-
     from train.learned import LearnedConfig, default_lambdas, run
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    _set_threads(args)
     names = ("model", "n", "m", "steps", "crop", "batch", "lr", "seed")
     lambdas = tuple(float(part) for part in args.lambdas.split(",")) if args.lambdas else default_lambdas(args.model)
     start = str(args.start) if args.start else ""
@@ -238,20 +242,15 @@ def _add_refine(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--set", action="append", metavar="KEY=VALUE", help="any other setting, e.g. lr=1e-3")
     command.add_argument("--architecture", default="", help="the base is this model of CompressAI's zoo")
-    command.add_argument("--minutes", type=float, help="stop cleanly after this time; run again to go on")
-    command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    command.add_argument("--threads", type=int, help="CPU threads")
+    _add_run_options(command)
     command.set_defaults(run=_refine)
 
 
 def _refine(args: argparse.Namespace) -> None:
-    import torch
-
     from train.refine import refine
     from train.refine_config import load_base, parse_settings
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    _set_threads(args)
     chosen = {name: getattr(args, name) for name in ("mode", "control", "steps", "seed")}
     config = parse_settings({**chosen, "refiners": args.refiners.split(",")}, args.set or [])
     base = load_base(args.base, args.architecture)

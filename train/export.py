@@ -31,7 +31,7 @@ def export(run_folder: Path, which: str, output: Path, note: str) -> str:
     """
     training = (run_folder / "config.json").read_text().strip()
     config = build(TrainConfig, json.loads(training), "")
-    metadata = {"training": training, "note": note, "commit": _commit()}
+    metadata = {"training": training, "note": note, "commit": checkout_commit()}
     if which == "best":
         checkpoint = load_checkpoint(run_folder / "best.safetensors")
         network = checkpoint.network
@@ -42,11 +42,10 @@ def export(run_folder: Path, which: str, output: Path, note: str) -> str:
         network.load_state_dict(state["trainer"]["average"])
         metadata["steps"] = str(state["trainer"]["step"])
     metadata["halo"] = str(measured_halo(network.eval()))
-    metadata["halo"] = str(measured_halo(network.eval()))
     return save_checkpoint(output, network, codecs=config.codecs, metadata=metadata, half=True)
 
 
-def _commit() -> str:
+def checkout_commit() -> str:
     """Git commit of the checkout, or ``unknown`` outside of one."""
     try:
         result = subprocess.run(

@@ -6,10 +6,7 @@ factorised prior have their own loss and optimiser.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +30,13 @@ from codec_wrappers.learned.models import (
 from codec_wrappers.learned.storage import dump_model, parse_model
 from enhancer.files import write_atomically
 from train.config import to_json
-from train.export import _commit
+from train.export import checkout_commit
 from train.learned_data import Pictures
 from train.learned_start import copy_weights
 from train.loop import NotFiniteError
 from train.progress import bar
+from train.runlog import append_log, load_state, save_state
 
-STATE = "state.pt"
 RESUMABLE = ("steps", "decay", "validate_every")
 """Settings that may differ when a run is resumed: a run may be prolonged, or brought to its end."""
 
@@ -289,7 +286,7 @@ def run(config: LearnedConfig, data: Path, output: Path, *, device: str = "auto"
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     trainer = LearnedTrainer(config, Pictures.open(data, config.crop), torch.device(kind))
     output.mkdir(parents=True, exist_ok=True)
-    if (state := _load(output, config)) is not None:
+    if (state := load_state(output, config, RESUMABLE)) is not None:
         trainer.restore(state)
     (output / "config.json").write_text(to_json(config) + "\n")
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
@@ -312,46 +309,17 @@ def _fit(trainer: LearnedTrainer, output: Path, deadline: float | None) -> None:
             means = {name: round(value / count, 6) for name, value in sums.items()}
             line: dict[str, Any] = {"step": trainer.step, **means, "lr": config.lr * schedule(config, trainer.step - 1)}
             line |= {"crops_per_s": round(count * config.batch / seconds, 2), "validation": trainer.validate()}
-            _log(output, line)
-            _save(output, config, trainer.state())
+            append_log(output, line)
+            save_state(output, config, trainer.state())
             sums, since, last = {}, trainer.step, time.monotonic()
         if end:
             break
     progress.close()
 
 
-def _log(output: Path, line: dict[str, Any]) -> None:
-    line["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with (output / "log.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
-    print(json.dumps(line), file=sys.stderr)
-
-
-def _save(output: Path, config: LearnedConfig, state: dict[str, Any]) -> None:
-    """Replaces the state to resume from; a kill leaves the old one or the new one, never half."""
-    partial = output / f"{STATE}.part"
-    with partial.open("wb") as file:
-        torch.save({"config": to_json(config), **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(output / STATE)
-
-
-def _load(output: Path, config: LearnedConfig) -> dict[str, Any] | None:
-    path = output / STATE
-    if not path.is_file():
-        return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    old, new = json.loads(state["config"]), json.loads(to_json(config))
-    for key in sorted(set(old) | set(new)):
-        if key not in RESUMABLE and old.get(key) != new.get(key):
-            raise ValueError(f"{output} holds a run with another {key!r}: {old.get(key)} instead of {new.get(key)}")
-    return state
-
-
 def _export(trainer: LearnedTrainer, output: Path) -> str:
     config = trainer.config
-    metadata = {"training": to_json(config), "steps": str(trainer.step), "commit": _commit()}
+    metadata = {"training": to_json(config), "steps": str(trainer.step), "commit": checkout_commit()}
     data, sha256 = dump_model(trainer.average, metadata)
     name = f"learned-{config.model}" + (f"-{round(1e4 * config.lambdas[0]):04}" if config.model == "msh" else "")
     path = output / f"{name}.safetensors"

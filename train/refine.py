@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +18,13 @@ from codec_wrappers.learned.storage import dump_model
 from enhancer.files import write_atomically
 from enhancer.refiners import RefinerSet, attach, load_refiners, save_refiners, weights_sha256
 from train.config import to_json
-from train.export import _commit
+from train.export import checkout_commit
 from train.latents import LatentCache, Latents, WindowSampler, collate, set_quality, split_originals
 from train.learned_data import Pictures
 from train.loop import NotFiniteError
 from train.progress import bar
 from train.refine_config import RefineConfig, chosen_refiners, load_base, schedule, trained_distortion
-from train.runlog import load_state, save_state
+from train.runlog import append_log, load_state, save_state
 from train.store import Original, PairStore
 
 CONFIG = "refine.json"
@@ -281,8 +279,7 @@ def refine(
         NotFiniteError: If training diverges; the state saved last is good.
     """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    settings: Any = config
-    state = load_state(output, settings)
+    state = load_state(output, config)
     trainer = RefineTrainer(config, base, PairStore(store_folder), cache, torch.device(kind))
     best = -math.inf
     if state is not None:
@@ -298,7 +295,6 @@ def refine(
 
 def _fit(trainer: RefineTrainer, output: Path, best: float, deadline: float | None) -> Score:
     config, losses, last = trainer.config, [], time.monotonic()
-    settings: Any = config
     score = trainer.validate() if trainer.step == config.steps else None
     progress = bar(total=config.steps, initial=trainer.step, unit="step", mininterval=5, disable=None)
     while trainer.step < config.steps:
@@ -317,7 +313,7 @@ def _fit(trainer: RefineTrainer, output: Path, best: float, deadline: float | No
                 trainer.save(output, "best", told)
             losses, last = [], time.monotonic()
         if end or trainer.step % config.save_every == 0:
-            save_state(output, settings, {"trainer": trainer.state(), "best": best})
+            save_state(output, config, {"trainer": trainer.state(), "best": best})
         if end:
             break
     progress.close()
@@ -333,11 +329,8 @@ def _log(trainer: RefineTrainer, output: Path, score: Score, loss: float, rate: 
         "crops_per_s": round(rate, 2),
         **{name: round(value, 4) for name, value in vars(score).items()},
         "parameters": sum(p.numel() for parameters, _ in trainer.groups for p in parameters),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    with (output / "log.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
-    print(json.dumps(line), file=sys.stderr)
+    append_log(output, line)
 
 
 def export_refiners(run_folder: Path, which: str, output: Path, note: str) -> str:
@@ -356,5 +349,5 @@ def export_refiners(run_folder: Path, which: str, output: Path, note: str) -> st
     if codec.is_file():
         write_atomically(output.with_suffix(".base.safetensors"), codec.read_bytes(), overwrite=True)
     return save_refiners(
-        output, replace(found, metadata={**found.metadata, "note": note, "commit": _commit()}), half=True
+        output, replace(found, metadata={**found.metadata, "note": note, "commit": checkout_commit()}), half=True
     )

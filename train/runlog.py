@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,11 @@ class RunLog:
             "crops_per_s": round(rate, 2),
             "gain": round(result.gain, 4),
             "gain_by_codec": {codec: round(gain, 4) for codec, gain in result.by_codec.items()},
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        with (self._output / "log.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_log(self._output, line)
         if self._board is not None:
             for name in ("loss", "lr", "gain", "crops_per_s"):
                 self._board.add_scalar(name, line[name], step)
-        print(json.dumps(line), file=sys.stderr)
         if result.gain > self.best:
             self.best = result.gain
             self._save("best", network, {"steps": str(step), "validation_gain_db": f"{result.gain:.4f}"})
@@ -85,8 +83,19 @@ class RunLog:
         save_checkpoint(self._output / f"{name}.safetensors", network, codecs=self._config.codecs, metadata=metadata)
 
 
-def save_state(output: Path, config: TrainConfig, state: dict[str, Any]) -> None:
-    """Replaces the state to resume from; a kill leaves the old one or the new one, never half."""
+def append_log(output: Path, line: dict[str, Any]) -> None:
+    """Adds ``line`` and the time to ``log.jsonl``, and shows it on standard error."""
+    text = json.dumps({**line, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+    with (output / "log.jsonl").open("a") as file:
+        file.write(text + "\n")
+    print(text, file=sys.stderr)
+
+
+def save_state(output: Path, config: Any, state: dict[str, Any]) -> None:
+    """Replaces the state to resume from; a kill leaves the old one or the new one, never half.
+
+    ``config`` is the dataclass of the run's settings, here and in :func:`load_state`.
+    """
     partial = output / f"{STATE}.part"
     with partial.open("wb") as file:
         torch.save({"config": to_json(config), **state}, file)
@@ -95,11 +104,11 @@ def save_state(output: Path, config: TrainConfig, state: dict[str, Any]) -> None
     partial.replace(output / STATE)
 
 
-def load_state(output: Path, config: TrainConfig) -> dict[str, Any] | None:
+def load_state(output: Path, config: Any, resumable: Collection[str] = RESUMABLE) -> dict[str, Any] | None:
     """The state that a run in ``output`` saved last, or None if there is none.
 
     Raises:
-        ValueError: If that run had other settings (apart from lengths and intervals).
+        ValueError: If that run had other settings (apart from ``resumable`` ones, lengths and intervals).
     """
     path = output / STATE
     if not path.is_file():
@@ -107,6 +116,6 @@ def load_state(output: Path, config: TrainConfig) -> dict[str, Any] | None:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     old, new = json.loads(state["config"]), json.loads(to_json(config))
     for key in sorted(set(old) | set(new)):
-        if key not in RESUMABLE and old.get(key) != new.get(key):
+        if key not in resumable and old.get(key) != new.get(key):
             raise ValueError(f"{output} holds a run with another {key!r}: {old.get(key)} instead of {new.get(key)}")
     return state

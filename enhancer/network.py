@@ -86,8 +86,16 @@ class SpatialAttention(nn.Module):
         self.gate = nn.Conv2d(2, 1, kernel_size=SPATIAL_KERNEL, padding=SPATIAL_KERNEL // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        summary = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
+        summary = torch.cat([x.mean(dim=1, keepdim=True), self._maximum(x)], dim=1)
         return x * torch.sigmoid(self.gate(summary))
+
+    def _maximum(self, x: Tensor) -> Tensor:
+        if not (self.training and torch.is_grad_enabled()):
+            return x.amax(dim=1, keepdim=True)
+        # The gradient of amax looks for values that equal the maximum. torch.compile may compute x anew for that,
+        # rounded otherwise, find none, and divide by zero.
+        channels = torch.arange(x.shape[1], device=x.device).view(1, -1, 1, 1)
+        return (x * (channels == x.argmax(dim=1, keepdim=True))).sum(dim=1, keepdim=True, dtype=x.dtype)
 
 
 class AttentionBlock(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from codec_wrappers import get_codec
 from enhancer.condition import CODECS, condition_size, condition_vector
-from enhancer.network import NetworkConfig, RestorationNetwork, kmac_per_pixel, parameter_count
+from enhancer.network import NetworkConfig, RestorationNetwork, SpatialAttention, kmac_per_pixel, parameter_count
 
 PAPER = NetworkConfig(channels=64, blocks=30, unshuffle=1, attention="both", reduction=16, cell=16)
 SMALL = NetworkConfig(channels=8, blocks=3, unshuffle=2, attention="both", reduction=2, cell=4)
@@ -114,3 +114,14 @@ def test_severity_runs_within_the_codec_s_own_range_in_its_direction(name):
 
     assert severities[0] == pytest.approx(0, abs=0.01)
     assert severities[1] == pytest.approx(1, abs=0.02)
+
+
+def test_the_maximum_over_channels_is_the_same_in_training_and_has_its_gradient():
+    attention = SpatialAttention().train()
+    x = torch.randn(2, 6, 9, 7, requires_grad=True)
+
+    trained = attention._maximum(x)
+    (gradient,) = torch.autograd.grad(trained.sum(), x)
+
+    assert torch.equal(trained, attention.eval()._maximum(x))
+    assert torch.equal(gradient, (x == x.amax(dim=1, keepdim=True)).float())

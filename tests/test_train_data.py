@@ -11,10 +11,10 @@ from training import CONFIG, CPU, make_store
 
 from codec_wrappers import get_codec
 from codec_wrappers.errors import UnknownCodecError
-from train.config import DataSettings
+from train.config import DataSettings, Phase
 from train.data import CropSampler
 from train.pack import pack, unpack
-from train.prepare import CodecPlan, PrepareSettings, find_originals, prepare
+from train.prepare import CodecPlan, PrepareSettings, crops_of, find_originals, prepare
 from train.store import PairStore, PairWriter
 
 
@@ -87,6 +87,38 @@ def test_codecs_are_drawn_in_their_proportions_and_some_are_hidden(store):
     assert unknown == pytest.approx(CONFIG.data.blind, abs=0.05)
 
 
+def test_sources_come_in_their_proportions_however_many_pictures_they_have(tmp_path):
+    with PairWriter(tmp_path) as writer:
+        for number, source in enumerate(["DIV2K"] + 9 * ["DPED"] + ["other"]):
+            image = np.full((40, 40, 3), {"DIV2K": 1, "DPED": 2, "other": 3}[source] * 10 + number, np.uint8)
+            writer.add_original(str(number), source, f"{number}b.png", image)
+            writer.add_pair(str(number), "bpg", "", 37, 37.0, b"", image)
+    data = DataSettings(weights={"bpg": 1.0}, sources={"DIV2K": 3.0, "DPED": 1.0})
+    store = PairStore(tmp_path)
+    present = {store.original(pair).source for pair in store.split(validation=False)}
+
+    x = CropSampler(store, replace(CONFIG, data=data), CPU).batch(0, range(800), 32).x[:, 0, 0, 0] * 255
+
+    assert present == {"DIV2K", "DPED", "other"}
+    assert x.max() < 30
+    assert float((x < 20).float().mean()) == pytest.approx(0.75, abs=0.06)
+
+
+def test_crops_know_the_error_of_their_whole_picture(tmp_path):
+    half = np.zeros((48, 48, 3), np.uint8)
+    half[24:] = 10
+    with PairWriter(tmp_path) as writer:
+        for name in ("b.png", "c.png"):
+            writer.add_original(name, "set", name, np.zeros_like(half))
+            writer.add_pair(name, "bpg", "", 37, 37.0, b"", half)
+    phases = (Phase(steps=1, crop=32, loss="relative_mse"),)
+    config = replace(CONFIG, phases=phases, data=DataSettings(weights={"bpg": 1.0}))
+
+    batch = CropSampler(PairStore(tmp_path), config, CPU).batch(0, range(16), 32)
+
+    assert batch.codec_mse.tolist() == pytest.approx(16 * [50 / 255**2])
+
+
 def test_the_chroma_format_is_told_of_most_crops(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
     with PairWriter(tmp_path) as writer:
@@ -124,6 +156,30 @@ def test_shards_hold_the_whole_store_but_for_the_bitstreams(store, tmp_path):
         assert np.array_equal(after.image(picture, picture.offset), before.image(twin_picture, twin_picture.offset))
 
 
+def test_shards_of_bitstreams_are_decoded_to_the_same_pictures(tmp_path, photograph):
+    PillowImage.fromarray(photograph[:64, :64]).save(tmp_path / "small.png")
+    plans = tuple(map(CodecPlan.parse, ("jpeg@30", "webp@40", "bpg@40")))
+    prepare([tmp_path], tmp_path / "store", PrepareSettings(plans), workers=1)
+
+    shards = pack(tmp_path / "store", tmp_path / "shards", shard_megabytes=60, bitstreams=True)
+    unpack(shards, tmp_path / "copy")
+
+    before, after = PairStore(tmp_path / "store"), PairStore(tmp_path / "copy")
+    assert shards[0].stat().st_size < 4 * 64 * 64 * 3
+    for pair, twin in zip(before.pairs, after.pairs, strict=True):
+        assert (pair.codec, pair.coded_qp, pair.chroma) == (twin.codec, twin.coded_qp, twin.chroma)
+        picture, twin_picture = before.original(pair), after.original(twin)
+        assert np.array_equal(before.image(picture, pair.offset), after.image(twin_picture, twin.offset))
+        assert before.bitstream(pair) == after.bitstream(twin)
+
+
+def test_bitstreams_of_a_store_without_them_cannot_be_packed(store, tmp_path):
+    unpack(pack(store, tmp_path / "pictures", shard_megabytes=60), tmp_path / "copy")
+
+    with pytest.raises(ValueError, match="holds no bitstreams"):
+        pack(tmp_path / "copy", tmp_path / "shards", shard_megabytes=60, bitstreams=True)
+
+
 def test_a_damaged_shard_is_named(tmp_path):
     (tmp_path / "shard_000.zip").write_bytes(b"PK no zip")
 
@@ -149,6 +205,30 @@ def test_prepare_makes_each_pair_once_from_any_folder(tmp_path, photograph):
         bitstream = (folder / "bitstreams.bin").read_bytes()[pair.bitstream_offset :][: pair.bytes]
         decoded = get_codec(pair.codec).decode(bitstream).image
         assert np.array_equal(decoded, first.image(first.original(pair), pair.offset))
+
+
+def test_a_grid_covers_the_whole_picture(photograph):
+    image = photograph[:70, :101]
+    settings = PrepareSettings((), crop=40, crops=0)
+
+    parts = list(crops_of(image, "cat.png", settings))
+
+    assert {part.shape for part in parts} == {(35, 34, 3), (35, 33, 3)}
+    rows = [np.concatenate(parts[i : i + 3], axis=1) for i in (0, 3)]
+    assert np.array_equal(np.concatenate(rows, axis=0), image)
+
+
+def test_the_originals_of_a_store_can_get_further_pairs(store, tmp_path):
+    settings = PrepareSettings((CodecPlan.parse("webp@40"),))
+
+    prepare([store], tmp_path, settings, workers=1)
+    prepare([tmp_path], tmp_path, PrepareSettings((CodecPlan.parse("jpeg@40"),)), workers=1)
+
+    before, after = PairStore(store), PairStore(tmp_path)
+    assert [(o.key, o.source, o.name) for o in after.originals.values()] == [
+        (o.key, o.source, o.name) for o in before.originals.values()
+    ]
+    assert [pair.codec for pair in after.pairs] == 6 * ["webp"] + 6 * ["jpeg"]
 
 
 def test_div2k_and_dped_layouts_are_known(tmp_path):

@@ -18,7 +18,7 @@ from enhancer.network import RestorationNetwork
 from train.config import OptimizerSettings, Phase, TrainConfig, build
 from train.export import export
 from train.grow import copy_weights
-from train.loop import NotFiniteError, Processes, Trainer, run
+from train.loop import NotFiniteError, Pace, Processes, Trainer, run, schedule
 from train.losses import crop_ms_ssim, reconstruction_loss
 from train.pack import pack
 from train.runlog import load_state
@@ -38,6 +38,8 @@ def test_losses_by_hand():
     assert reconstruction_loss("mae", y, target, x).item() == pytest.approx(0.25)
     assert reconstruction_loss("mse", y, target, x).item() == pytest.approx(0.0625)
     assert reconstruction_loss("mae+ms_ssim", target, target, x).item() == pytest.approx(0, abs=1e-6)
+    codec_mse = torch.tensor([0.125])
+    assert reconstruction_loss("relative_mse", y, target, x, codec_mse).item() == pytest.approx(0.5, rel=1e-3)
     assert reconstruction_loss("relative_mae", y, target, x).item() == pytest.approx(0.25 / (0.5 + 1 / 255))
 
 
@@ -92,6 +94,21 @@ def test_a_run_that_was_stopped_ends_bit_identical_to_one_that_was_not(store, tm
             assert torch.equal(tensor, parts["trainer"][part][name]), name
     for name, tensor in load_checkpoint(tmp_path / "whole/last.safetensors").network.state_dict().items():
         assert torch.equal(tensor, load_checkpoint(tmp_path / "parts/last.safetensors").network.state_dict()[name])
+
+
+def test_phases_are_scaled_to_end_with_the_deadline(store, tmp_path, monkeypatch):
+    for name, value in (("SETTLED", 2), ("MEASURED", 8), ("RESERVE_S", 1.0)):
+        monkeypatch.setattr(Pace, name, value)
+    phases = (Phase(steps=3, batch=2, crop=32), Phase(steps=1, batch=4, crop=32))
+
+    run(replace(CONFIG, phases=phases, validate_every=10**6), store, tmp_path, device="cpu", minutes=0.1, fit=True)
+
+    after = build(TrainConfig, json.loads((tmp_path / "config.json").read_text()), "")
+    state = load_state(tmp_path, after)
+    assert state is not None
+    assert state["trainer"]["step"] == after.steps > Pace.MEASURED
+    assert after.phases[0].steps == pytest.approx(3 * after.phases[1].steps, abs=2)
+    assert schedule(after, after.steps - 1) == pytest.approx(0, abs=1e-6)
 
 
 def test_training_learns_to_remove_noise(store, tmp_path):

@@ -43,7 +43,9 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="e.g. bpg,chroma=444@20-47x4: four qps a picture, spread over 20 to 47; may be repeated",
     )
     command.add_argument("--crop", type=int, default=512, help="largest stored side in pixels (%(default)s)")
-    command.add_argument("--crops", type=int, default=1, help="random crops of each larger original (%(default)s)")
+    command.add_argument(
+        "--crops", type=int, default=1, help="random crops of each larger original (%(default)s); 0: cut all of it"
+    )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     command.set_defaults(run=_prepare)
@@ -61,24 +63,28 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command.add_argument("store", type=Path)
     command.add_argument("-o", "--output", type=Path, required=True, help="folder for the shards")
     command.add_argument("--shard-mb", type=float, default=60.0, help="size of a shard in megabytes (%(default)s)")
+    command.add_argument(
+        "--bitstreams", action="store_true", help="pack bitstreams, not decoded pictures: smaller, but needs decoders"
+    )
     command.set_defaults(run=_pack)
     command = commands.add_parser("unpack", help="make a store from shards")
     command.add_argument("shards", type=Path, nargs="+")
     command.add_argument("-o", "--output", type=Path, required=True, help="store (a folder) to make or to add to")
+    command.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     command.set_defaults(run=_unpack)
 
 
 def _pack(args: argparse.Namespace) -> None:
     from train.pack import pack
 
-    for shard in pack(args.store, args.output, shard_megabytes=args.shard_mb):
+    for shard in pack(args.store, args.output, shard_megabytes=args.shard_mb, bitstreams=args.bitstreams):
         print(f"{shard}: {shard.stat().st_size / 1e6:.1f} MB")
 
 
 def _unpack(args: argparse.Namespace) -> None:
     from train.pack import unpack
 
-    unpack(args.shards, args.output)
+    unpack(args.shards, args.output, workers=args.workers)
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -89,6 +95,8 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.add_argument("-o", "--output", type=Path, required=True, help="folder of the run")
     command.add_argument("--set", action="append", metavar="KEY=VALUE", help="override, e.g. optimizer.lr=5e-4")
     command.add_argument("--steps", type=int, help="scale all phases so that they make this many steps together")
+    command.add_argument("--fit", action="store_true", help="scale all phases so that they end with --minutes")
+    command.add_argument("--eager", action="store_true", help="on a GPU: no compiled blocks, no CUDA graphs")
     _add_run_options(command)
     command.set_defaults(run=_run)
 
@@ -116,7 +124,11 @@ def _run(args: argparse.Namespace) -> None:
     config = load_config(path if path.suffix == ".toml" else PRESETS / f"{args.preset}.toml", args.set)
     if args.steps:
         config = with_steps(config, args.steps)
-    result = run(config, args.data, args.output, device=args.device, minutes=args.minutes)
+    if args.fit and args.minutes is None:
+        raise ValueError("--fit needs --minutes")
+    result = run(
+        config, args.data, args.output, device=args.device, minutes=args.minutes, fit=args.fit, eager=args.eager
+    )
     if result is not None:
         print(f"{args.output}: validation gain {result.gain:+.3f} dB over {result.pairs} pairs")
 

@@ -14,7 +14,7 @@ from enhancer.network import NetworkConfig
 
 T = TypeVar("T")
 
-LossName = Literal["mae", "mse", "mae+ms_ssim", "relative_mae"]
+LossName = Literal["mae", "mse", "mae+ms_ssim", "relative_mae", "relative_mse"]
 Augmentation = Literal["none", "rotate", "dihedral"]
 
 
@@ -33,6 +33,11 @@ class Phase:
     batch: int = 16
     crop: int = 96
     loss: LossName = "mae"
+
+    @property
+    def pixels(self) -> int:
+        """Pixels a step."""
+        return self.batch * self.crop**2
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,15 @@ def _plain(kind: Any, value: Any, where: str) -> Any:
 
 def with_steps(config: TrainConfig, steps: int) -> TrainConfig:
     """The same settings with all phases scaled so that they make ``steps`` together."""
-    factor = steps / config.steps
+    return _scaled(config, steps / config.steps)
+
+
+def fit_cost(config: TrainConfig, pixels: float) -> TrainConfig:
+    """The same settings with all phases scaled so that they see ``pixels`` together."""
+    return _scaled(config, pixels / sum(phase.steps * phase.pixels for phase in config.phases))
+
+
+def _scaled(config: TrainConfig, factor: float) -> TrainConfig:
     phases = tuple(replace(phase, steps=max(1, round(phase.steps * factor))) for phase in config.phases)
     return replace(config, phases=phases)
 

@@ -6,6 +6,7 @@ import math
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from enhancer.errors import EnhancerError
 from enhancer.network import RestorationNetwork
-from train.config import TrainConfig
-from train.data import Batch, CropSampler
+from train.config import LossName, Phase, TrainConfig, fit_cost
+from train.data import Batch, CropSampler, Draws
+from train.graph import GraphedStep
 from train.grow import copy_weights
 from train.losses import reconstruction_loss
 from train.precondition import precondition
@@ -72,9 +74,12 @@ class Processes:
 
 
 class Trainer:
-    """Network, averaged weights, optimiser and data of one run."""
+    """Network, averaged weights, optimiser and data of one run.
 
-    def __init__(self, config: TrainConfig, store: PairStore, processes: Processes) -> None:
+    On a GPU, blocks are compiled and steps replayed as CUDA graphs, unless ``eager``.
+    """
+
+    def __init__(self, config: TrainConfig, store: PairStore, processes: Processes, *, eager: bool = False) -> None:
         torch.manual_seed(config.seed)
         self.config = config
         self.processes = processes
@@ -96,56 +101,86 @@ class Trainer:
         self.average.load_state_dict(self.network.state_dict())
         self.average.requires_grad_(False)
         self.teacher = _teacher(config, device)
-        settings = config.optimizer
-        head = list(self.network.head.parameters())
-        rest = [p for name, p in self.network.named_parameters() if not name.startswith("head.")]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": head, "rate": settings.head_lr}, {"params": rest, "rate": 1.0}],
-            settings.lr,
-            settings.betas,
-            weight_decay=settings.weight_decay,
-        )
         self.wrapped: nn.Module = DistributedDataParallel(self.network) if processes.count > 1 else self.network
+        self.optimizer = _optimizer(config, self.network)
+        # Read by every step, a recorded one too: changed in place.
+        self._report = torch.zeros(2, device=device)  # loss, gradient norm
+        self._skip = torch.zeros((), device=device)  # 1 if one of them is not finite
+        self._ema_step = torch.zeros((), device=device)
+        self.optimizer.found_inf = self._skip  # type: ignore[attr-defined]  # fused Adam changes nothing then
+        self._graphs: dict[tuple[int, int, str], GraphedStep] = {}
+        self._graphed = device.type == "cuda" and processes.count == 1 and not eager
+        self._next: tuple[int, Draws] | None = None
+        if self._graphed:
+            for block in self.network.blocks:
+                block.compile(dynamic=False)
 
     def advance(self) -> float:
         """Makes one optimiser step and returns the loss of this process's samples.
 
         Raises:
-            NotFiniteError: If the loss or a gradient is not finite; nothing is changed then.
+            NotFiniteError: If the loss or a gradient is not finite; the weights are not changed then.
         """
         phase, settings = self.config.phase_at(self.step), self.config.optimizer
-        batch = self.sampler.batch(self.step, self.processes.share(phase.batch), phase.crop)
+        rate = settings.lr * schedule(self.config, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * group["rate"] * schedule(self.config, self.step)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate * group["rate"])
+            else:
+                group["lr"] = rate * group["rate"]
+        # A short memory at first, so that the average is not held back by the untrained weights.
+        self._ema_step.fill_(1 - min(settings.ema, (1 + self.step) / (10 + self.step)))
+        draws = self._draw(self.step)
+        if self._graphed:
+            kind = (phase.batch, phase.crop, phase.loss)
+            if kind not in self._graphs:
+                self._graphs = {kind: GraphedStep(partial(self._step, phase))}
+            self._graphs[kind](draws)
+            self._next = (self.step + 1, self._draw(self.step + 1))  # while the GPU works
+        else:
+            self._step(phase, draws)
+        loss, norm = self._report.tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NotFiniteError(f"loss {loss:.4g}, gradient norm {norm:.4g} at step {self.step}")
+        self.step += 1
+        return float(loss)
+
+    def _draw(self, step: int) -> Draws:
+        if self._next is not None and self._next[0] == step:
+            return self._next[1]
+        phase = self.config.phase_at(step)
+        return self.sampler.draw(step, self.processes.share(phase.batch), phase.crop)
+
+    def _step(self, phase: Phase, draws: Draws) -> None:
+        """One step on the device, without waiting for it; leaves loss and gradient norm in ``_report``."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(batch, phase.loss)
+        loss = self._loss(self.sampler.gather(draws, phase.crop), phase.loss)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip or math.inf)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise NotFiniteError(f"loss {loss.item():.4g}, gradient norm {norm.item():.4g} at step {self.step}")
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimizer.clip or math.inf)
+        self._report.copy_(torch.stack([loss.detach(), norm]))
+        self._skip.copy_(1 - self._report.isfinite().all().float())
         self.optimizer.step()
         self._update_average()
-        self.step += 1
-        return float(loss.item())
 
-    def _loss(self, batch: Batch, name: Any) -> Tensor:
+    def _loss(self, batch: Batch, name: LossName) -> Tensor:
         target = batch.target
         if self.teacher is not None:
             with torch.no_grad(), self._precision():
                 target = torch.lerp(target, self.teacher(batch.x, batch.condition).float(), self.config.teacher_weight)
         with self._precision():
             y = self.wrapped(batch.x, batch.condition)
-        return reconstruction_loss(name, y.float(), target, batch.x)
+        return reconstruction_loss(name, y.float(), target, batch.x, batch.codec_mse)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.processes.device.type, torch.bfloat16) if self.config.amp else nullcontext()
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        # A short memory at first, so that the average is not held back by the untrained weights.
-        decay = min(self.config.optimizer.ema, (1 + self.step) / (10 + self.step))
-        for mean, value in zip(self.average.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
+        means: list[Tensor] = list(self.average.parameters())
+        values: list[Tensor] = list(self.network.parameters())
+        differences = torch._foreach_sub(values, means)
+        torch._foreach_mul_(differences, self._ema_step)  # a tensor: lerp would take a number only
+        torch._foreach_add_(means, differences)
 
     def state(self) -> dict[str, Any]:
         """All that resuming needs; the data need nothing but the step."""
@@ -162,6 +197,29 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        _fit_optimizer(self.optimizer, self.processes.device)  # the state may come from another kind of device
+
+
+def _optimizer(config: TrainConfig, network: RestorationNetwork) -> torch.optim.AdamW:
+    settings = config.optimizer
+    head = list(network.head.parameters())
+    rest = [p for name, p in network.named_parameters() if not name.startswith("head.")]
+    optimizer = torch.optim.AdamW(
+        [{"params": head, "rate": settings.head_lr}, {"params": rest, "rate": 1.0}],
+        settings.lr,
+        settings.betas,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    _fit_optimizer(optimizer, head[0].device)
+    return optimizer
+
+
+def _fit_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """On a GPU, step counts and rates lie in its memory, so that a recorded step can read them."""
+    for group in optimizer.param_groups:
+        group["capturable"] = device.type == "cuda"
+        group["lr"] = torch.tensor(float(group["lr"]), device=device) if device.type == "cuda" else float(group["lr"])
 
 
 def _fresh(config: TrainConfig, device: torch.device) -> RestorationNetwork:
@@ -188,39 +246,79 @@ def schedule(config: TrainConfig, step: int) -> float:
 
 
 def run(
-    config: TrainConfig, store_folder: Path, output: Path, *, device: str, minutes: float | None
+    config: TrainConfig,
+    store_folder: Path,
+    output: Path,
+    *,
+    device: str,
+    minutes: float | None,
+    fit: bool = False,
+    eager: bool = False,
 ) -> Validation | None:
     """Trains until all steps are done or ``minutes`` have passed; resumes what ``output`` holds.
 
     ``output`` gets ``state.pt`` (to resume), ``best.safetensors`` and ``last.safetensors`` (averaged
-    weights), ``log.jsonl`` and TensorBoard files. Returns the last validation.
+    weights), ``log.jsonl`` and TensorBoard files. Returns the last validation. With ``fit``, all phases are
+    scaled, after a few steps, so that they end with the ``minutes``.
 
     Raises:
         ValueError: If the store or the settings do not fit, or ``output`` holds another run.
         NotFiniteError: If training diverges; the state saved last is good.
     """
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
     processes = Processes.start(device)
+    if processes.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = False  # the first and the last layer: 10 bits are too coarse, too
     try:
-        trainer = Trainer(config, PairStore(store_folder), processes)
+        trainer = Trainer(config, PairStore(store_folder), processes, eager=eager)
         log = RunLog(output, config, active=processes.rank == 0)
         if (state := load_state(output, config)) is not None:
             trainer.restore(state["trainer"])
             log.best = state["best"]
-        return _fit(trainer, log, output, deadline=None if minutes is None else time.monotonic() + 60 * minutes)
+        pace = Pace(deadline) if fit and deadline is not None and processes.count == 1 else None
+        return _fit(trainer, log, output, deadline, pace)
     finally:
         processes.stop()
 
 
-def _fit(trainer: Trainer, log: RunLog, output: Path, deadline: float | None) -> Validation | None:
-    config, main = trainer.config, trainer.processes.rank == 0
+class Pace:
+    """Measures the speed of a run and scales its phases to end with the deadline."""
+
+    SETTLED, MEASURED = 20, 80  # steps: from the first one on, between them the speed is measured
+    RESERVE_S = 6.0  # for the last validation and for saving
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline, self._steps, self._since = deadline, 0, 0.0
+
+    def after_step(self, trainer: Trainer) -> bool:
+        """Whether the trainer's settings were changed just now."""
+        self._steps += 1
+        if self._steps == self.SETTLED:
+            self._since = time.monotonic()
+        if self._steps != self.MEASURED:
+            return False
+        now, phase = time.monotonic(), trainer.config.phase_at(trainer.step - 1)
+        pixels_per_s = (self.MEASURED - self.SETTLED) * phase.pixels / (now - self._since)
+        rest = pixels_per_s * (self._deadline - self.RESERVE_S - now)
+        trainer.config = fit_cost(trainer.config, rest + trainer.step * phase.pixels)
+        return True
+
+
+def _fit(trainer: Trainer, log: RunLog, output: Path, deadline: float | None, pace: Pace | None) -> Validation | None:
+    main = trainer.processes.rank == 0
     result: Validation | None = None
     losses: list[float] = []
     last = time.monotonic()
-    progress = bar(total=config.steps, initial=trainer.step, unit="step", disable=not main, mininterval=5)
-    while trainer.step < config.steps:
+    progress = bar(total=trainer.config.steps, initial=trainer.step, unit="step", disable=not main, mininterval=5)
+    while trainer.step < trainer.config.steps:
         losses.append(trainer.advance())
         progress.update()
-        end = trainer.step == config.steps or _agree(deadline is not None and time.monotonic() > deadline, trainer)
+        if pace is not None and pace.after_step(trainer):
+            log.changed(trainer.config)
+            progress.total = trainer.config.steps
+        config = trainer.config
+        end = trainer.step >= config.steps or _agree(deadline is not None and time.monotonic() > deadline, trainer)
         if main and (end or trainer.step % config.validate_every == 0):
             rate = len(losses) * config.phase_at(trainer.step - 1).batch / (time.monotonic() - last)
             result = validate(trainer.average, trainer.store, config, trainer.processes.device)

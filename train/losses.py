@@ -16,16 +16,26 @@ drive the similarity down; 1 - MS-SSIM is what must be meant."""
 ERROR_FLOOR = 1 / 255
 """Added to the errors that ``relative_mae`` divides by, so that almost perfect crops do not rule."""
 
+MSE_FLOOR = (0.5 / 255) ** 2
+"""Likewise for ``relative_mse``; about 54 dB."""
 
-def reconstruction_loss(name: LossName, y: Tensor, target: Tensor, x: Tensor) -> Tensor:
+
+def reconstruction_loss(
+    name: LossName, y: Tensor, target: Tensor, x: Tensor, codec_mse: Tensor | None = None
+) -> Tensor:
     """Mean loss of restored pictures ``y`` of decoded ones ``x`` against ``target``, all ``(N, 3, S, S)``.
 
     ``relative_mae`` divides the error of each crop by the error that the codec left in it: all
-    qualities then count alike, as they do in a mean of PSNR gains.
+    qualities then count alike, as they do in a mean of PSNR gains. ``relative_mse`` divides by the mean squared
+    error ``(N,)`` of the whole picture that a crop comes from; its mean over all crops of a picture is what the
+    picture's PSNR gain is the logarithm of.
     """
     if name == "relative_mae":
         before, after = ((picture - target).abs().mean((1, 2, 3)) for picture in (x, y))
         return (after / (before + ERROR_FLOOR)).mean()
+    if name == "relative_mse":
+        assert codec_mse is not None
+        return ((y - target).square().mean((1, 2, 3)) / (codec_mse + MSE_FLOOR)).mean()
     if name == "mse":
         return F.mse_loss(y, target)
     mae = F.l1_loss(y, target)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from codec_wrappers import Codec, get_codec
 from enhancer.image_io import read_picture
 from train.progress import track
-from train.store import PairWriter, Pixels
+from train.store import PairStore, PairWriter, Pixels
 
 SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm"}
 LAYOUTS = {
@@ -102,8 +103,8 @@ class PrepareSettings:
 
     Attributes:
         plans: Codecs and qps.
-        crop: Largest side of a stored picture, in pixels; larger originals are cropped at random.
-        crops: Crops of each larger original.
+        crop: Largest side of a stored picture, in pixels; larger originals are cropped.
+        crops: Random crops of each larger original; 0 cuts it into a grid that covers all of it.
         seed: Of the choice of crops and qps.
     """
 
@@ -116,18 +117,18 @@ class PrepareSettings:
 def prepare(sources: list[Path], store: Path, settings: PrepareSettings, *, workers: int) -> None:
     """Fills ``store``; pairs that it holds already are not made again.
 
+    A source may be a folder of pictures or another store, or this one, whose originals then get further pairs.
+
     Raises:
         ValueError: If a source holds no pictures.
         CodecError: If a codec cannot encode.
     """
-    files = [(source.name, path) for source in sources for path in find_originals(source)]
     with PairWriter(store) as writer, ProcessPoolExecutor(workers) as pool:
         crops = {}
-        for source, path in track(files, desc="originals", unit="file"):
-            for image in random_crops(read_rgb(path), path.name, settings):
-                key = pixel_key(image)
-                writer.add_original(key, source, path.name, image)
-                crops[key] = image
+        for source, name, image in _originals(sources, settings):
+            key = pixel_key(image)
+            writer.add_original(key, source, name, image)
+            crops[key] = image
         jobs = list(_jobs(crops, settings, writer.done))
         total = sum(crops[key].size for key, _, _ in jobs)
         print(f"{len(jobs)} pairs to make, {total / 1e9:.2f} GB decoded, in {store}")
@@ -141,6 +142,19 @@ def prepare(sources: list[Path], store: Path, settings: PrepareSettings, *, work
             raise
 
 
+def _originals(sources: list[Path], settings: PrepareSettings) -> Iterator[tuple[str, str, Pixels]]:
+    """Data set, file name and pixels of every crop; those of a store as they are."""
+    stores = [PairStore(source) for source in sources if (source / "index.jsonl").is_file()]
+    for store in stores:
+        for original in store.originals.values():
+            yield original.source, original.name, np.array(store.image(original, original.offset))
+    folders = [source for source in sources if source not in {store.folder for store in stores}]
+    files = [(source.name, path) for source in folders for path in find_originals(source)]
+    for source, path in track(files, desc="originals", unit="file"):
+        for image in crops_of(read_rgb(path), path.name, settings):
+            yield source, path.name, image
+
+
 def read_rgb(path: Path) -> Pixels:
     """An 8-bit RGB picture; gray is repeated, alpha dropped, 16 bits rounded."""
     image = read_picture(path).image
@@ -149,9 +163,14 @@ def read_rgb(path: Path) -> Pixels:
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image[..., :3]
 
 
-def random_crops(image: Pixels, name: str, settings: PrepareSettings) -> Iterator[Pixels]:
-    """The picture itself if it fits, else ``settings.crops`` random crops, the same ones each time."""
+def crops_of(image: Pixels, name: str, settings: PrepareSettings) -> Iterator[Pixels]:
+    """The picture itself if it fits, else ``settings.crops`` random crops, the same ones each time, or a grid."""
     height, width = image.shape[:2]
+    if settings.crops == 0:
+        for rows in np.array_split(image, ceil(height / settings.crop), axis=0):
+            for part in np.array_split(rows, ceil(width / settings.crop), axis=1):
+                yield np.ascontiguousarray(part)
+        return
     rng = np.random.default_rng([settings.seed, *name.encode()])
     crops = 1 if max(height, width) <= settings.crop else settings.crops
     for _ in range(crops):

@@ -35,11 +35,17 @@ class RunLog:
         self._board = None
         if active:
             output.mkdir(parents=True, exist_ok=True)
-            (output / "config.json").write_text(to_json(config) + "\n")
+            self.changed(config)
             with suppress(ImportError):
                 from torch.utils.tensorboard import SummaryWriter
 
                 self._board = SummaryWriter(str(output))
+
+    def changed(self, config: TrainConfig) -> None:
+        """Writes down the settings, which may change in length."""
+        self._config = config
+        if self._active:
+            (self._output / "config.json").write_text(to_json(config) + "\n")
 
     def record(
         self,

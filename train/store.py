@@ -111,6 +111,19 @@ class PairStore:
         size = picture.height * picture.width * 3
         return self.pixels[offset : offset + size].reshape(picture.height, picture.width, 3)
 
+    def bitstream(self, pair: Pair) -> bytes:
+        """The bitstream that a pair was decoded from.
+
+        Raises:
+            ValueError: If the store came without bitstreams.
+        """
+        with (self.folder / "bitstreams.bin").open("rb") as file:
+            file.seek(pair.bitstream_offset)
+            data = file.read(pair.bytes)
+        if not data:
+            raise ValueError(f"{self.folder} holds no bitstreams (it was unpacked from shards without)")
+        return data
+
     def split(self, *, validation: bool) -> list[Pair]:
         """Pairs whose original is (not) in the validation part, in index order.
 

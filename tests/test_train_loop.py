@@ -97,11 +97,11 @@ def test_a_run_that_was_stopped_ends_bit_identical_to_one_that_was_not(store, tm
 
 
 def test_phases_are_scaled_to_end_with_the_deadline(store, tmp_path, monkeypatch):
-    for name, value in (("SETTLED", 2), ("MEASURED", 8), ("RESERVE_S", 1.0)):
+    for name, value in (("SETTLED", 2), ("MEASURED", 8), ("RESERVE_S", 20.0)):
         monkeypatch.setattr(Pace, name, value)
     phases = (Phase(steps=3, batch=2, crop=32), Phase(steps=1, batch=4, crop=32))
 
-    run(replace(CONFIG, phases=phases, validate_every=10**6), store, tmp_path, device="cpu", minutes=0.1, fit=True)
+    run(replace(CONFIG, phases=phases, validate_every=10**6), store, tmp_path, device="cpu", minutes=0.5, fit=True)
 
     after = build(TrainConfig, json.loads((tmp_path / "config.json").read_text()), "")
     state = load_state(tmp_path, after)

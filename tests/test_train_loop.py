@@ -99,7 +99,7 @@ def test_a_run_that_was_stopped_ends_bit_identical_to_one_that_was_not(store, tm
 def test_phases_are_scaled_to_end_with_the_deadline(store, tmp_path, monkeypatch):
     for name, value in (("SETTLED", 2), ("MEASURED", 8), ("RESERVE_S", 20.0)):
         monkeypatch.setattr(Pace, name, value)
-    phases = (Phase(steps=3, batch=2, crop=32), Phase(steps=1, batch=4, crop=32))
+    phases = (Phase(steps=300, batch=2, crop=32), Phase(steps=100, batch=4, crop=32))
 
     run(replace(CONFIG, phases=phases, validate_every=10**6), store, tmp_path, device="cpu", minutes=0.5, fit=True)
 

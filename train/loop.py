@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from enhancer.errors import EnhancerError
-from enhancer.network import RestorationNetwork
+from enhancer.network import NetworkConfig, RestorationNetwork
 from train.config import LossName, Phase, TrainConfig, fit_cost
 from train.data import Batch, CropSampler, Draws
 from train.graph import GraphedStep
@@ -76,10 +77,18 @@ class Processes:
 class Trainer:
     """Network, averaged weights, optimiser and data of one run.
 
-    On a GPU, blocks are compiled and steps replayed as CUDA graphs, unless ``eager``.
+    On a GPU, blocks are compiled and steps replayed as CUDA graphs, unless ``eager``. ``build`` makes the network.
     """
 
-    def __init__(self, config: TrainConfig, store: PairStore, processes: Processes, *, eager: bool = False) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        store: PairStore,
+        processes: Processes,
+        *,
+        eager: bool = False,
+        build: Callable[[NetworkConfig], RestorationNetwork] = RestorationNetwork,
+    ) -> None:
         torch.manual_seed(config.seed)
         self.config = config
         self.processes = processes
@@ -87,7 +96,7 @@ class Trainer:
         self.step = 0
         device = processes.device
         self.sampler = CropSampler(store, config, device)
-        self.network = _fresh(config, device)
+        self.network = _fresh(build(config.network), device)
         if config.optimizer.precondition:
             precondition(self.network, self.sampler, config.phases[0].crop)
         if config.start:
@@ -97,7 +106,7 @@ class Trainer:
         # The first and the last layer see the picture itself: bfloat16 is too coarse for it.
         for layer in (self.network.head, self.network.tail):
             layer.forward = torch.autocast(device.type, enabled=False)(layer.forward)  # type: ignore[method-assign]
-        self.average = _fresh(config, device)
+        self.average = _fresh(build(config.network), device)
         self.average.load_state_dict(self.network.state_dict())
         self.average.requires_grad_(False)
         self.teacher = _teacher(config, device)
@@ -222,9 +231,8 @@ def _fit_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) -> No
         group["lr"] = torch.tensor(float(group["lr"]), device=device) if device.type == "cuda" else float(group["lr"])
 
 
-def _fresh(config: TrainConfig, device: torch.device) -> RestorationNetwork:
-    network = RestorationNetwork(config.network).to(device)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def _fresh(network: RestorationNetwork, device: torch.device) -> RestorationNetwork:
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 

@@ -172,6 +172,16 @@ class RestorationNetwork(nn.Module):
         return x + F.pixel_shuffle(residual, config.unshuffle)
 
 
+def keep_ends_in_float32(network: RestorationNetwork) -> None:
+    """Makes autocast leave the first and the last layer alone.
+
+    They see the picture itself, for which bfloat16, with its 8 bits, is too coarse.
+    """
+    kind = network.head.weight.device.type
+    for layer in (network.head, network.tail):
+        layer.forward = torch.autocast(kind, enabled=False)(layer.forward)  # type: ignore[method-assign]
+
+
 def parameter_count(network: nn.Module) -> int:
     """Number of trained values."""
     return sum(parameter.numel() for parameter in network.parameters())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from enhancer.errors import EnhancerError
-from enhancer.network import NetworkConfig, RestorationNetwork
+from enhancer.network import NetworkConfig, RestorationNetwork, keep_ends_in_float32
 from train.config import LossName, Phase, TrainConfig, fit_cost
 from train.data import Batch, CropSampler, Draws
 from train.graph import GraphedStep
@@ -103,12 +103,11 @@ class Trainer:
             from enhancer.checkpoint import load_checkpoint
 
             copy_weights(load_checkpoint(config.start).network, self.network)
-        # The first and the last layer see the picture itself: bfloat16 is too coarse for it.
-        for layer in (self.network.head, self.network.tail):
-            layer.forward = torch.autocast(device.type, enabled=False)(layer.forward)  # type: ignore[method-assign]
         self.average = _fresh(build(config.network), device)
         self.average.load_state_dict(self.network.state_dict())
         self.average.requires_grad_(False)
+        for network in (self.network, self.average):
+            keep_ends_in_float32(network)
         self.teacher = _teacher(config, device)
         self.wrapped: nn.Module = DistributedDataParallel(self.network) if processes.count > 1 else self.network
         self.optimizer = _optimizer(config, self.network)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from enhancer.backends import BackendName, Precision
 from enhancer.checkpoint import Checkpoint
+from enhancer.network import keep_ends_in_float32
 
 
 class TorchBackend:
@@ -19,7 +20,7 @@ class TorchBackend:
         checkpoint: The network, which is copied.
         device: Where it runs.
         threads: Threads on the processor, for all of torch in this process.
-        precision: Of the layers; ``auto`` is bfloat16 on CUDA devices only.
+        precision: Of the layers but the first and the last; ``auto`` is bfloat16 on CUDA devices only.
     """
 
     name: BackendName = "torch"
@@ -37,8 +38,9 @@ class TorchBackend:
             torch.set_num_threads(threads)
         self.device = device
         self._half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-        network = deepcopy(checkpoint.network)
-        self._network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack keyword memory_format
+        self._network = deepcopy(checkpoint.network)
+        self._network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack keyword memory_format
+        keep_ends_in_float32(self._network)
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, condition: Tensor) -> Tensor:

@@ -268,10 +268,11 @@ def _run_stream(job: Job, stream: _Stream, enhancer: Enhancer, options: BatchOpt
 
     origin = _Origin(Estimate(options.codec, options.qp, 1.0))
 
-    def enhance(image: Image) -> Image:
+    def enhance(image: Image, chroma: str) -> Image:
         nonlocal origin
         if origin.estimated is None:
-            origin = _Origin.of(image, None, options)
+            # Decoders deliver the chroma format of the bitstream.
+            origin = replace(_Origin.of(image, None, options), chroma=chroma)
         return origin.enhance(image, enhancer)
 
     truncated = None

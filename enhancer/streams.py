@@ -34,7 +34,7 @@ from enhancer.errors import EnhancerError
 
 Y4M_MAGIC = b"YUV4MPEG2 "
 Matrix = Literal["bt601", "bt709"]
-EnhanceImage: TypeAlias = Callable[[Image], Image]
+EnhanceImage: TypeAlias = Callable[[Image, Chroma], Image]
 """Restores one uint16 picture, gray ``(H, W)`` or RGB ``(H, W, 3)``."""
 
 _MAX_LINE = 4096
@@ -108,7 +108,7 @@ def enhance_y4m(
     Args:
         source: Stream to read.
         sink: Where it goes; flushed after every frame.
-        enhance: Restores one frame.
+        enhance: Restores one frame, of which it is told the chroma format.
         start: What has been read of the stream already.
         matrix: RGB matrix, which the format does not tell; see :class:`StreamFormat`.
 
@@ -226,10 +226,10 @@ def _enhance_frame(planes: list[Plane], form: StreamFormat, enhance: EnhanceImag
     ycbcr = form.ycbcr
     if form.chroma == "400":
         gray = luma_to_gray(planes[0], ycbcr, output_depth=16)
-        corrections = [(enhance(gray).astype(np.float32) - gray) / np.float32(65535)]
+        corrections = [(enhance(gray, form.chroma).astype(np.float32) - gray) / np.float32(65535)]
     else:
         rgb = yuv_to_rgb((planes[0], planes[1], planes[2]), ycbcr, siting=form.siting, output_depth=16)
-        difference = (enhance(rgb).astype(np.float32) - rgb) / np.float32(65535)
+        difference = (enhance(rgb, form.chroma).astype(np.float32) - rgb) / np.float32(65535)
         y, cb, cr = rgb_to_ycbcr(difference, ycbcr)
         corrections = [y, _to_chroma_grid(cb, form), _to_chroma_grid(cr, form)]
     scales = (ycbcr.luma_scale, ycbcr.chroma_scale, ycbcr.chroma_scale)

@@ -19,7 +19,7 @@ import numpy as np
 from codec_wrappers import Image, get_codec
 from codec_wrappers.rate_control import Encoding, encode_to_bpp
 from enhancer import Enhancer
-from enhancer.checkpoint import checkpoint_names
+from enhancer.inference import default_checkpoint
 from enhancer.cli.common import run_command
 from enhancer.compare import comparison_sheet
 from enhancer.files import write_atomically
@@ -54,7 +54,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="demo", description="compress, decode, enhance and compare a photograph")
     parser.add_argument("--image", type=Path, help="picture to use (default: a photograph of scikit-image)")
     parser.add_argument("--bpp", type=float, default=0.15, help="rate limit in bits per pixel (default: %(default)s)")
-    parser.add_argument("--model", help="checkpoint, by name or path (default: the best one shipped)")
+    parser.add_argument("--model", help="checkpoint, by name or path (default: that of `enhance`)")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write to (default: %(default)s)")
     args = parser.parse_args()
     return run_command(lambda: demonstrate(args.image, args.bpp, args.model, args.output), "demo")
@@ -63,7 +63,7 @@ def main() -> int:
 def demonstrate(path: Path | None, bpp: float, model: str | None, output: Path) -> None:
     """Runs the demo on the picture at ``path`` and writes to the folder ``output``."""
     original = photograph(path)
-    model = model or (checkpoint_names() or ("max",))[-1]
+    model = model or default_checkpoint()
     enhancer = Enhancer.from_checkpoint(model)
     results = {codec: run_codec(codec, original, bpp, enhancer) for codec in CODECS}
     output.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ def test_a_network_that_changes_nothing_leaves_every_byte(tag, size):
     form = parse_y4m_header(f"YUV4MPEG2 W{size[1]} H{size[0]} C{tag}".encode())
     stream = y4m(form, tag)
 
-    assert run(stream, lambda image: image) == stream
+    assert run(stream, lambda image, chroma: image) == stream
 
 
 @given(
@@ -58,7 +58,7 @@ def test_brightening_raises_luma_alone(tag, height, width):
     frame = np.full(form.frame_bytes // form.dtype.itemsize, peak // 2, form.dtype)
     stream = f"YUV4MPEG2 W{width} H{height} C{tag}\nFRAME\n".encode() + frame.tobytes()
 
-    result = run(stream, lambda image: image + np.uint16(6554))  # a tenth of the full range
+    result = run(stream, lambda image, chroma: image + np.uint16(6554))  # a tenth of the full range
 
     samples = np.frombuffer(result[-form.frame_bytes :], form.dtype).astype(int)
     luma = height * width
@@ -72,7 +72,7 @@ def test_a_colour_correction_reaches_half_resolution_chroma():
     form = StreamFormat(32, 32, "420", 8, siting=CENTRE)
     stream = b"YUV4MPEG2 W32 H32 C420jpeg\nFRAME\n" + bytes([128]) * form.frame_bytes
 
-    def redden(image):
+    def redden(image, chroma):
         return image + np.array([6553.5, 0, 0]).astype(np.uint16)
 
     samples = np.frombuffer(run(stream, redden)[-form.frame_bytes :], np.uint8)
@@ -114,7 +114,7 @@ def test_whole_frames_before_a_cut_are_delivered(cut):
     sink = io.BytesIO()
 
     with pytest.raises(TruncatedStreamError, match=f"inside frame 3, after {192 - cut} of its 192 bytes"):
-        enhance_y4m(io.BytesIO(stream[:-cut]), sink, lambda image: image)
+        enhance_y4m(io.BytesIO(stream[:-cut]), sink, lambda image, chroma: image)
 
     assert sink.getvalue() == y4m(form, "444", frames=3)[: -192 - len(b"FRAME Ippp\n")]
 
@@ -128,7 +128,7 @@ def test_a_stream_is_delivered_frame_by_frame():
             events.append("out")
 
     stream = y4m(form, "mono", frames=3)
-    enhance_y4m(io.BytesIO(stream), Sink(), lambda image: events.append("network") or image)
+    enhance_y4m(io.BytesIO(stream), Sink(), lambda image, chroma: events.append("network") or image)
 
     assert events == ["network", "out"] * 3
 
@@ -153,11 +153,11 @@ def test_headers_that_are_not_supported_are_named(header, message):
 
 def test_damaged_streams_are_named():
     with pytest.raises(TruncatedStreamError, match="the header of the YUV4MPEG2 stream is cut off"):
-        run(b"YUV4MPEG2 W8 H8", lambda image: image)
+        run(b"YUV4MPEG2 W8 H8", lambda image, chroma: image)
     with pytest.raises(TruncatedStreamError, match="the header of frame 1 is cut off"):
-        run(b"YUV4MPEG2 W8 H8\nFRA", lambda image: image)
+        run(b"YUV4MPEG2 W8 H8\nFRA", lambda image, chroma: image)
     with pytest.raises(EnhancerError, match="frame 1 of the YUV4MPEG2 stream does not begin with FRAME"):
-        run(b"YUV4MPEG2 W8 H8\nFROME\n" + bytes(96), lambda image: image)
+        run(b"YUV4MPEG2 W8 H8\nFROME\n" + bytes(96), lambda image, chroma: image)
 
 
 def test_header_fields_are_understood():
@@ -191,7 +191,17 @@ def test_raw_frames_pass_one_by_one():
     frames = np.random.default_rng(0).integers(0, 1024, (3, 36), dtype=np.uint16).tobytes()
     sink = io.BytesIO()
 
-    assert enhance_raw(io.BytesIO(frames), sink, lambda image: image, form) == 3
+    assert enhance_raw(io.BytesIO(frames), sink, lambda image, chroma: image, form) == 3
     assert sink.getvalue() == frames
     with pytest.raises(TruncatedStreamError, match="inside frame 3, after 71 of its 72 bytes"):
-        enhance_raw(io.BytesIO(frames[:-1]), io.BytesIO(), lambda image: image, form)
+        enhance_raw(io.BytesIO(frames[:-1]), io.BytesIO(), lambda image, chroma: image, form)
+
+
+@pytest.mark.parametrize("tag", ["420jpeg", "422", "444", "mono"])
+def test_the_network_is_told_the_chroma_format(tag):
+    form = parse_y4m_header(f"YUV4MPEG2 W8 H6 C{tag}".encode())
+    told = []
+
+    run(y4m(form, tag, frames=2), lambda image, chroma: told.append(chroma) or image)
+
+    assert told == 2 * ["400" if tag == "mono" else tag[:3]]

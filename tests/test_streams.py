@@ -91,7 +91,7 @@ def test_the_network_sees_the_picture_that_ffmpeg_would_show(photograph, tmp_pat
     stream = subprocess.run(command, input=image.tobytes(), capture_output=True, check=True).stdout
     seen = []
 
-    run(stream, lambda rgb: seen.append(rgb) or rgb)
+    run(stream, lambda rgb, chroma: seen.append(rgb) or rgb)
 
     assert np.abs(seen[0] / 257 - image).mean() < 1
 
@@ -100,7 +100,7 @@ def test_header_and_frame_parameters_are_kept():
     form = StreamFormat(8, 8, "444")
     stream = y4m(form, "444", frames=3)
 
-    result = run(stream, lambda image: 65535 - image)
+    result = run(stream, lambda image, chroma: 65535 - image)
 
     assert result.splitlines()[0] == stream.splitlines()[0]
     assert result.count(b"FRAME Ippp\n") == 3

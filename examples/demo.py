@@ -19,11 +19,11 @@ import numpy as np
 from codec_wrappers import Image, get_codec
 from codec_wrappers.rate_control import Encoding, encode_to_bpp
 from enhancer import Enhancer
-from enhancer.inference import default_checkpoint
 from enhancer.cli.common import run_command
 from enhancer.compare import comparison_sheet
 from enhancer.files import write_atomically
 from enhancer.image_io import Picture, encode_picture, read_picture, upright
+from enhancer.inference import default_checkpoint
 from enhancer.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr
 
 CODECS = ("bpg", "vvc")

@@ -14,7 +14,7 @@ from codec_wrappers.errors import UnknownCodecError
 from train.config import DataSettings, Phase
 from train.data import CropSampler
 from train.pack import pack, unpack
-from train.prepare import CodecPlan, PrepareSettings, crops_of, find_originals, prepare
+from train.prepare import CodecPlan, PrepareSettings, crops_of, find_originals, prepare, with_grain
 from train.store import PairStore, PairWriter
 
 
@@ -216,6 +216,17 @@ def test_a_grid_covers_the_whole_picture(photograph):
     assert {part.shape for part in parts} == {(35, 34, 3), (35, 33, 3)}
     rows = [np.concatenate(parts[i : i + 3], axis=1) for i in (0, 3)]
     assert np.array_equal(np.concatenate(rows, axis=0), image)
+
+
+def test_grain_is_the_same_each_time_and_as_strong_as_asked_for():
+    image = np.full((64, 64, 3), 128, np.uint8)
+    settings = PrepareSettings((), grain=8.0)
+    grainy = {name: with_grain(image, name, settings).astype(float) for name in map("{}.png".format, range(20))}
+
+    assert np.array_equal(with_grain(image, "3.png", settings), grainy["3.png"])
+    strengths = [noise.std() for noise in grainy.values()]
+    assert 0.15 * 8 - 0.3 < min(strengths) < 4 < max(strengths) < 8.3
+    assert all(abs(noise.mean() - 128) < 1 for noise in grainy.values())
 
 
 def test_the_originals_of_a_store_can_get_further_pairs(store, tmp_path):

@@ -46,6 +46,7 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument(
         "--crops", type=int, default=1, help="random crops of each larger original (%(default)s); 0: cut all of it"
     )
+    command.add_argument("--grain", type=float, default=0.0, help="largest deviation of grain to add, of 255 (none)")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     command.set_defaults(run=_prepare)
@@ -55,7 +56,8 @@ def _prepare(args: argparse.Namespace) -> None:
     from train.prepare import CodecPlan, PrepareSettings, prepare
 
     plans = tuple(CodecPlan.parse(text) for text in args.codec)
-    prepare(args.sources, args.output, PrepareSettings(plans, args.crop, args.crops, args.seed), workers=args.workers)
+    settings = PrepareSettings(plans, args.crop, args.crops, args.seed, args.grain)
+    prepare(args.sources, args.output, settings, workers=args.workers)
 
 
 def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ import torch
 from small_network import random_checkpoint, write_random_checkpoint
 
 import enhancer.backends
-from enhancer.backends import create_backend
+from enhancer.backends import DEEP_BLOCKS, create_backend
 from enhancer.backends.export import cache_folder, cached_onnx, to_onnx
 from enhancer.backends.torch_backend import TorchBackend
 from enhancer.checkpoint import Checkpoint
 from enhancer.cli import export
 from enhancer.errors import EnhancerError
 from enhancer.inference import Enhancer
+from enhancer.network import RestorationNetwork
 
 CPU = torch.device("cpu")
 
@@ -128,6 +130,20 @@ def test_auto_is_openvino_on_x86_and_torch_elsewhere(checkpoint, monkeypatch):
 
     monkeypatch.setattr(enhancer.backends.platform, "machine", lambda: "arm64")
     assert create_backend("auto", checkpoint, device="cpu").name == "torch"
+
+
+@needs("openvino", "onnx")
+def test_a_deep_network_is_computed_in_bfloat16_by_torch_alone(checkpoint, monkeypatch):
+    network = RestorationNetwork(replace(checkpoint.config, blocks=DEEP_BLOCKS + 1))
+    deep = replace(checkpoint, network=network)
+    monkeypatch.setattr(enhancer.backends.platform, "machine", lambda: "AMD64")
+
+    for able, backend in ((True, "torch"), (False, "openvino")):
+        monkeypatch.setattr(enhancer.backends, "_has_bfloat16", lambda able=able: able)
+        assert create_backend("auto", deep, device="cpu").name == backend
+    assert create_backend("auto", deep, device="cpu", precision="float32").name == "openvino"
+    with pytest.raises(ValueError, match="by backend torch only"):
+        create_backend("openvino", deep, precision="bfloat16")
 
 
 def test_a_missing_package_is_named_with_the_remedy(checkpoint, monkeypatch):

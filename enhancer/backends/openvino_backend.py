@@ -7,7 +7,7 @@ import threading
 import torch
 from torch import Tensor
 
-from enhancer.backends import BackendName, Precision
+from enhancer.backends import DEEP_BLOCKS, BackendName, Precision
 from enhancer.backends.export import cache_folder, cached_onnx
 from enhancer.checkpoint import Checkpoint
 
@@ -18,7 +18,8 @@ class OpenVinoBackend:
     Args:
         checkpoint: The network.
         threads: Threads on the processor; None leaves the choice to OpenVINO.
-        precision: Of the layers; ``auto`` is bfloat16 where the processor has it, which halves the time.
+        precision: Of the layers; ``auto`` is bfloat16 where the processor has it, which halves the time, and
+            float32 for networks of more than ``DEEP_BLOCKS`` blocks.
             With ``int8`` the layers that keep their precision compute as with ``auto``.
     """
 
@@ -32,7 +33,9 @@ class OpenVinoBackend:
         core = openvino.Core()
         model = core.read_model(cached_onnx(checkpoint, int8=precision == "int8"))
         if precision in ("auto", "int8"):
-            precision = "bfloat16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "float32"
+            fine = checkpoint.config.blocks <= DEEP_BLOCKS
+            able = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            precision = "bfloat16" if fine and able else "float32"
         options: dict[str, str | int] = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",

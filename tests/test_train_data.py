@@ -11,10 +11,11 @@ from training import CONFIG, CPU, make_store
 
 from codec_wrappers import get_codec
 from codec_wrappers.errors import UnknownCodecError
+from train.camera import as_from_a_camera
 from train.config import DataSettings, Phase
 from train.data import CropSampler
 from train.pack import pack, unpack
-from train.prepare import CodecPlan, PrepareSettings, crops_of, find_originals, prepare, with_grain
+from train.prepare import CodecPlan, PrepareSettings, crops_of, find_originals, prepare
 from train.store import PairStore, PairWriter
 
 
@@ -218,15 +219,44 @@ def test_a_grid_covers_the_whole_picture(photograph):
     assert np.array_equal(np.concatenate(rows, axis=0), image)
 
 
-def test_grain_is_the_same_each_time_and_as_strong_as_asked_for():
+def test_grain_is_as_strong_as_asked_for():
     image = np.full((64, 64, 3), 128, np.uint8)
-    settings = PrepareSettings((), grain=8.0)
-    grainy = {name: with_grain(image, name, settings).astype(float) for name in map("{}.png".format, range(20))}
 
-    assert np.array_equal(with_grain(image, "3.png", settings), grainy["3.png"])
-    strengths = [noise.std() for noise in grainy.values()]
+    grainy = [
+        as_from_a_camera(image, np.random.default_rng(seed), grain=8.0, soft_chroma=0.0).astype(float)
+        for seed in range(20)
+    ]
+
+    strengths = [noise.std() for noise in grainy]
     assert 0.15 * 8 - 0.3 < min(strengths) < 4 < max(strengths) < 8.3
-    assert all(abs(noise.mean() - 128) < 1 for noise in grainy.values())
+    assert all(abs(noise.mean() - 128) < 1 for noise in grainy)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 47)])
+def test_soft_chroma_leaves_luma(photograph, size):
+    image = photograph[100 : 100 + size[0], 100 : 100 + size[1]]
+    soft = as_from_a_camera(image, np.random.default_rng(0), grain=0.0, soft_chroma=1.0)
+    untouched = as_from_a_camera(image, np.random.default_rng(0), grain=0.0, soft_chroma=0.0)
+
+    def detail(picture, weights):
+        return np.abs(np.diff(picture.astype(float) @ weights, axis=1)).mean()
+
+    assert soft.shape == image.shape
+    assert np.array_equal(untouched, image)
+    luma, red_difference = np.array([0.299, 0.587, 0.114]), np.array([0.701, -0.587, -0.114])
+    assert detail(soft, luma) == pytest.approx(detail(image, luma), rel=0.02)
+    assert detail(soft, red_difference) < 0.97 * detail(image, red_difference)  # which has been 4:2:0 before
+
+
+def test_prepared_grain_is_the_same_each_time(tmp_path, photograph):
+    PillowImage.fromarray(photograph[:64, :64]).save(tmp_path / "small.png")
+    settings = PrepareSettings((CodecPlan.parse("jpeg@30"),), grain=5.0, soft_chroma=0.5)
+
+    for folder in ("one", "two"):
+        prepare([tmp_path], tmp_path / folder, settings, workers=1)
+
+    one, two = (PairStore(tmp_path / folder) for folder in ("one", "two"))
+    assert list(one.originals) == list(two.originals)
 
 
 def test_the_originals_of_a_store_can_get_further_pairs(store, tmp_path):

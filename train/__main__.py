@@ -47,6 +47,9 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--crops", type=int, default=1, help="random crops of each larger original (%(default)s); 0: cut all of it"
     )
     command.add_argument("--grain", type=float, default=0.0, help="largest deviation of grain to add, of 255 (none)")
+    command.add_argument(
+        "--soft-chroma", type=float, default=0.0, help="share of the originals to halve and double the chroma of (none)"
+    )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     command.set_defaults(run=_prepare)
@@ -56,7 +59,7 @@ def _prepare(args: argparse.Namespace) -> None:
     from train.prepare import CodecPlan, PrepareSettings, prepare
 
     plans = tuple(CodecPlan.parse(text) for text in args.codec)
-    settings = PrepareSettings(plans, args.crop, args.crops, args.seed, args.grain)
+    settings = PrepareSettings(plans, args.crop, args.crops, args.seed, args.grain, args.soft_chroma)
     prepare(args.sources, args.output, settings, workers=args.workers)
 
 

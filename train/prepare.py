@@ -15,6 +15,7 @@ import numpy as np
 
 from codec_wrappers import Codec, get_codec
 from enhancer.image_io import read_picture
+from train.camera import as_from_a_camera
 from train.progress import track
 from train.store import PairStore, PairWriter, Pixels
 
@@ -107,6 +108,7 @@ class PrepareSettings:
         crops: Random crops of each larger original; 0 cuts it into a grid that covers all of it.
         seed: Of the choice of crops and qps, and of the grain.
         grain: Largest standard deviation of grain added to the originals, in steps of 255; 0 adds none.
+        soft_chroma: Share of the originals whose chroma is halved and interpolated again.
     """
 
     plans: tuple[CodecPlan, ...]
@@ -114,6 +116,7 @@ class PrepareSettings:
     crops: int = 1
     seed: int = 0
     grain: float = 0.0
+    soft_chroma: float = 0.0
 
 
 def prepare(sources: list[Path], store: Path, settings: PrepareSettings, *, workers: int) -> None:
@@ -128,7 +131,8 @@ def prepare(sources: list[Path], store: Path, settings: PrepareSettings, *, work
     with PairWriter(store) as writer, ProcessPoolExecutor(workers) as pool:
         crops = {}
         for source, name, clean in _originals(sources, settings):
-            image = with_grain(clean, name, settings) if settings.grain else clean
+            rng = np.random.default_rng([settings.seed, clean[0].astype(int).sum(), *name.encode()])
+            image = as_from_a_camera(clean, rng, grain=settings.grain, soft_chroma=settings.soft_chroma)
             key = pixel_key(image)
             writer.add_original(key, source, name, image)
             crops[key] = image
@@ -180,23 +184,6 @@ def crops_of(image: Pixels, name: str, settings: PrepareSettings) -> Iterator[Pi
         top = int(rng.integers(max(height - settings.crop, 0) + 1))
         left = int(rng.integers(max(width - settings.crop, 0) + 1))
         yield np.ascontiguousarray(image[top : top + settings.crop, left : left + settings.crop])
-
-
-def with_grain(image: Pixels, name: str, settings: PrepareSettings) -> Pixels:
-    """The picture as if it had been scanned from film, or taken in little light.
-
-    Pictures that were scaled down have hardly any noise. A network that has seen no other takes the grain that a codec
-    left for an error, and removes it. The strength is drawn for each picture, the grain's size too; most of it is in
-    luma.
-    """
-    from scipy.ndimage import gaussian_filter
-
-    rng = np.random.default_rng([settings.seed, image[0].astype(int).sum(), *name.encode()])
-    strength, size, colour = rng.uniform(0.15, 1.0) * settings.grain, rng.uniform(0.0, 0.8), rng.uniform(0.0, 0.7)
-    luma, chroma = rng.normal(size=(*image.shape[:2], 1)), rng.normal(size=image.shape)
-    noise = gaussian_filter(luma + colour * chroma, (size, size, 0))
-    grainy: Pixels = np.clip(np.rint(image + noise * (strength / noise.std())), 0, 255).astype(np.uint8)
-    return grainy
 
 
 def pixel_key(image: Pixels) -> str:

@@ -1,0 +1,48 @@
+"""Originals as a camera or a film scanner would have made them.
+
+Pictures that were scaled down have hardly any noise, and chroma as sharp as luma. A network that has seen no others
+takes the grain that a codec left for an error, and sharpens chroma that never was sharp. Most photographs have been
+4:2:0 once before; Kodak's, too, since Photo CD halves chroma.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from codec_wrappers.color import BT601, YCbCrFormat, rgb_to_yuv420, yuv_to_rgb
+from train.store import Pixels
+
+_FORMAT = YCbCrFormat(*BT601, full_range=True, bit_depth=10)
+
+
+def as_from_a_camera(image: Pixels, rng: np.random.Generator, *, grain: float, soft_chroma: float) -> Pixels:
+    """Halves the chroma of ``image`` for a share ``soft_chroma`` of all pictures, then adds grain.
+
+    Args:
+        image: ``(H, W, 3)`` uint8.
+        rng: Decides about this picture.
+        grain: Largest standard deviation, in steps of 255; this picture gets between 0.15 and 1 of it. 0 adds none.
+        soft_chroma: 0..1.
+    """
+    soft, strength, size, colour = rng.uniform(size=4)
+    if soft < soft_chroma:
+        image = _with_soft_chroma(image)
+    return _with_grain(image, rng, (0.15 + 0.85 * strength) * grain, 0.8 * size, 0.7 * colour) if grain else image
+
+
+def _with_soft_chroma(image: Pixels) -> Pixels:
+    """Chroma halved and interpolated again; luma as it was, but for rounding."""
+    height, width = image.shape[:2]
+    even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    soft: Pixels = yuv_to_rgb(rgb_to_yuv420(even, _FORMAT), _FORMAT, size=(height, width))
+    return soft
+
+
+def _with_grain(image: Pixels, rng: np.random.Generator, deviation: float, size: float, colour: float) -> Pixels:
+    """Gaussian noise, blurred by ``size`` pixels; a part ``colour`` differs between R, G and B."""
+    from scipy.ndimage import gaussian_filter
+
+    luma, chroma = rng.normal(size=(*image.shape[:2], 1)), rng.normal(size=image.shape)
+    noise = gaussian_filter(luma + colour * chroma, (size, size, 0))
+    grainy: Pixels = np.clip(np.rint(image + noise * (deviation / noise.std())), 0, 255).astype(np.uint8)
+    return grainy

@@ -3,7 +3,8 @@
     python -m benchmarks.overcorrection balanced -c bpg@27,37 -c vvc@27,37 --pictures KODAK
 
 A factor of 1 is ideal. One below 1 for all pictures of a set means that the network takes something of them, grain
-for instance, for a coding error, because its training pictures had none. A diagnosis: the factors need the originals.
+or soft chroma for instance, for a coding error, because its training pictures were not like that. A diagnosis: the
+factors need the originals. Luma is BT.601's, chroma what is left of R, G and B without it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.common import default_pictures, markdown_table
 from codec_wrappers import Codec
@@ -22,6 +24,7 @@ from codec_wrappers.encode_cache import EncodeCache
 from enhancer import Enhancer
 from enhancer.evaluation.pictures import load_image, load_originals
 from enhancer.evaluation.sources import parse_codec
+from enhancer.metrics import LUMA_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Correction:
     picture: str
     gain: float
     factor: float
+    factor_luma: float
+    factor_chroma: float
     gain_with_factor: float
 
 
@@ -43,10 +48,18 @@ def correction(enhancer: Enhancer, codec: Codec, qp: int, path: Path, cache: Enc
     y = enhancer.enhance(x, codec=info.codec, qp=info.qp, chroma=info.chroma)
     error = (torch.from_numpy(original).permute(2, 0, 1)[None].float() / 255 - x).double()
     change = (y - x).double()
-    factor = float((change * error).sum() / change.square().sum())
+    luma = torch.tensor(LUMA_WEIGHTS["bt601"], dtype=torch.float64).view(1, 3, 1, 1)
+    change_luma, error_luma = ((d * luma).sum(1, keepdim=True) for d in (change, error))
+    factor = _best_factor(change, error)
     before = error.square().mean()
     gains = [10 * float(torch.log10(before / (error - f * change).square().mean())) for f in (1.0, factor)]
-    return Correction(path.stem, gains[0], factor, gains[1])
+    of_luma = _best_factor(change_luma, error_luma)
+    of_chroma = _best_factor(change - change_luma, error - error_luma)
+    return Correction(path.stem, gains[0], factor, of_luma, of_chroma, gains[1])
+
+
+def _best_factor(change: Tensor, error: Tensor) -> float:
+    return float((change * error).sum() / change.square().sum())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,11 +77,17 @@ def main(argv: list[str] | None = None) -> int:
             originals = load_originals(args.pictures)
             found = [correction(enhancer, source.codec, qp, original.path, cache) for original in originals]
             lowest = min(found, key=lambda c: c.factor)
-            means = [float(np.mean([getattr(c, n) for c in found])) for n in ("gain", "factor", "gain_with_factor")]
+            names = ("gain", "factor", "factor_luma", "factor_chroma", "gain_with_factor")
+            means = [float(np.mean([getattr(c, name) for c in found])) for name in names]
             print(source.label, qp, means, file=sys.stderr)
             worst = f"{lowest.factor:.2f} ({lowest.picture})"
-            rows.append([f"{source.label} {qp}", f"{means[0]:+.3f}", f"{means[1]:.2f}", worst, f"{means[2]:+.3f}"])
-    print(markdown_table(("codec, qp", "gain, dB", "best factor", "lowest", "gain with it, dB"), rows))
+            factors = [f"{factor:.2f}" for factor in means[1:4]]
+            rows.append([f"{source.label} {qp}", f"{means[0]:+.3f}", *factors, worst, f"{means[4]:+.3f}"])
+    print(
+        markdown_table(
+            ("codec, qp", "gain, dB", "best factor", "of luma", "of chroma", "lowest", "gain with it, dB"), rows
+        )
+    )
     return 0
 
 

@@ -78,7 +78,7 @@ class Report:
         parts.append(markdown_table(titles, self.times))
         parts.append(
             "Largest difference of 255 between torch's whole picture in float32 and each other way to it. Backends in\n"
-            "full or half precision stay within 1; int8 is what one asks for by name."
+            "full precision stay within 1, in half within 2; int8 is what one asks for by name."
         )
         parts.append(markdown_table(("network", "backend", "whole", "tiles of 64", "tiles of 200"), self.differences))
         return "\n\n".join(parts) + "\n"

@@ -45,7 +45,9 @@ def test_whole_and_tiled_by_every_backend_are_one_picture(name, decoded):
         runner = create_backend(backend, checkpoint, device="cpu", precision=precision)
         for tile in (1024, 64):
             result = Enhancer(checkpoint, runner, tile=tile).enhance(decoded.image, **known)
-            assert np.abs(result - expected).max() <= 1, (backend, precision, tile)
+            difference = np.abs(result - expected)
+            assert difference.max() <= (1 if precision == "float32" else 2), (backend, precision, tile)
+            assert (difference > 1).mean() < 1e-3, (backend, precision, tile)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -23,7 +23,8 @@ REQUIRED_PACKAGES: dict[BackendName, tuple[str, ...]] = {
 
 DEEP_BLOCKS = 16
 """Residual blocks beyond which OpenVINO's bfloat16 is too coarse: it rounds the sum that runs through all blocks, too.
-With 10 blocks the picture changes by at most 1 of 255, with the 30 of ``max`` by 5. torch keeps the sum in float32."""
+With 10 blocks one sample in 10 000 changes by 2 of 255, the others by less; with the 30 of ``max`` they change by up
+to 5. torch keeps the sum in float32."""
 
 
 class Backend(Protocol):
@@ -64,10 +65,10 @@ def create_backend(
         threads: Threads on the processor; None leaves the choice to the backend. For torch this is
             a setting of the whole process.
         precision: Of the layers; the correction is added to the picture in float32 in any case, so that
-            bfloat16 changes a sample by at most 1 of 255. ``auto`` is bfloat16 on a CUDA device, and on a
-            processor that computes in it with OpenVINO or a deep network; otherwise float32. ``int8`` is
-            faster still, changes a few samples by more, and needs a checkpoint that was calibrated for it;
-            see :mod:`enhancer.quantization`.
+            bfloat16 changes a sample by at most 2 of 255, and few by more than 1. ``auto`` is bfloat16 on a
+            CUDA device, and on a processor that computes in it with OpenVINO or a deep network; otherwise
+            float32. ``int8`` is faster still, changes a few samples by more, and needs a checkpoint that was
+            calibrated for it; see :mod:`enhancer.quantization`.
 
     Raises:
         ValueError: If a name or number is not one of the allowed ones.

@@ -101,7 +101,7 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("auto", "float32", "bfloat16", "int8"),
         default="auto",
-        help="of the layers; at most 1 of 255 apart, except int8: the fastest, for a few thousandths of a dB",
+        help="of the layers; at most 2 of 255 apart, except int8: the fastest, for a few hundredths of a dB",
     )
     group.add_argument("--threads", type=_positive, metavar="N", help="threads on the processor")
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.ablation STORE -o docs/ablation.md --steps 1000
 
-Every row costs about 57 kMAC per pixel and sees the same crops for the same number of steps, so all have the same
-training compute. The gain is measured on the validation part of STORE (``python -m train prepare``); rows that are
+Every row costs 57 to 63 kMAC per pixel and sees the same crops for the same number of steps, so all have about the
+same training compute. The gain is measured on the validation part of STORE (``python -m train prepare``); rows that are
 there already (``--work``) are not trained again. One seed a row: differences of less than about 0.01 dB say nothing.
 """
 

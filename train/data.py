@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from enhancer.condition import QP_SCALES, condition_vector
+from enhancer.condition import QP_SCALES, condition_size, condition_vector
 from train.config import DataSettings, TrainConfig
 from train.store import Pair, PairStore
 
@@ -120,7 +120,7 @@ class CropSampler:
         u = np.random.default_rng((self._seed, step)).random((samples.stop, _NUMBERS))[samples.start :]
         groups = _choose(self._codec_shares, u[:, 0])
         places = np.empty((len(u), 4), np.int64)
-        condition = np.empty((len(u), len(self._codecs) + 4), np.float32)
+        condition = np.empty((len(u), condition_size(self._codecs)), np.float32)
         mse = np.empty(len(u), np.float32)
         for number, table in enumerate(self._tables[crop]):
             here = groups == number

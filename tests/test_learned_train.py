@@ -107,7 +107,7 @@ def test_each_step_has_a_quality_of_its_own_and_they_cover_the_range(pictures):
     weights = []
     for step in range(200):
         trainer.step = step
-        weights.append(trainer._set_quality())
+        weights.append(trainer._quality()[1])
 
     places = np.log(np.array(weights) / TINY.lambdas[0]) / math.log(TINY.lambdas[1] / TINY.lambdas[0])
     assert (places.min(), places.max()) == (0, pytest.approx(1))

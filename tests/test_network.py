@@ -46,7 +46,7 @@ def test_the_paper_s_network_has_the_size_worked_out_by_hand():
 @pytest.mark.parametrize("unshuffle", [1, 2])
 def test_stated_cost_is_the_cost_of_the_convolutions_run(attention, unshuffle):
     config = replace(SMALL, attention=attention, unshuffle=unshuffle)
-    network, macs = RestorationNetwork(config), 0
+    network, macs = RestorationNetwork(config).eval(), 0
 
     def count(layer: nn.Conv2d, _: object, output: Tensor) -> None:
         nonlocal macs
@@ -114,6 +114,20 @@ def test_severity_runs_within_the_codec_s_own_range_in_its_direction(name):
 
     assert severities[0] == pytest.approx(0, abs=0.01)
     assert severities[1] == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (6, 10)])
+def test_the_forms_for_training_give_the_same_and_have_the_same_gradients(size):
+    network = randomised(replace(SMALL, unshuffle=1, cell=2)).double()
+    x = torch.rand(2, 3, *size).double()
+    results = []
+    for training in (True, False):
+        y = network.train(training)(x, condition("bpg", 37).double().repeat(2, 1))
+        gradients = torch.autograd.grad(y.square().sum(), list(network.parameters()))
+        results.append([y, *gradients])
+
+    for trained, used in zip(*results, strict=True):
+        torch.testing.assert_close(trained, used, rtol=1e-9, atol=1e-9)
 
 
 def test_the_maximum_over_channels_is_the_same_in_training_and_has_its_gradient():

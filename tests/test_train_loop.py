@@ -1,11 +1,13 @@
 """The training loop: losses, exact resume, several processes, export."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,11 +99,13 @@ def test_a_run_that_was_stopped_ends_bit_identical_to_one_that_was_not(store, tm
 
 
 def test_phases_are_scaled_to_end_with_the_deadline(store, tmp_path, monkeypatch):
-    for name, value in (("SETTLED", 2), ("MEASURED", 8), ("RESERVE_S", 20.0)):
+    for name, value in (("SETTLED", 2), ("MEASURED", 8), ("RESERVE_S", 0.5)):
         monkeypatch.setattr(Pace, name, value)
+    clock = itertools.count(0, 0.01)
+    monkeypatch.setattr("train.loop.time", SimpleNamespace(monotonic=lambda: next(clock)))
     phases = (Phase(steps=300, batch=2, crop=32), Phase(steps=100, batch=4, crop=32))
 
-    run(replace(CONFIG, phases=phases, validate_every=10**6), store, tmp_path, device="cpu", minutes=0.5, fit=True)
+    run(replace(CONFIG, phases=phases, validate_every=10**6), store, tmp_path, device="cpu", minutes=0.03, fit=True)
 
     after = build(TrainConfig, json.loads((tmp_path / "config.json").read_text()), "")
     state = load_state(tmp_path, after)
@@ -215,6 +219,7 @@ def test_a_machine_with_torch_numpy_and_pillow_alone_trains_from_shards(store, t
 LOSS_CURVE = """
 import sys, torch
 from pathlib import Path
+from types import SimpleNamespace
 sys.path.insert(0, sys.argv[1] + "/tests")
 from training import CONFIG
 from dataclasses import replace

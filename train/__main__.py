@@ -228,6 +228,8 @@ def _add_learned(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument("--crop", type=int, default=128, help="side of the crops, a multiple of 64 (%(default)s)")
     command.add_argument("--batch", type=int, default=8, help="crops a step (%(default)s)")
     command.add_argument("--lr", type=float, default=1e-3, help="highest learning rate (%(default)s)")
+    command.add_argument("--validate-every", type=int, default=1000, help="steps between validations (%(default)s)")
+    command.add_argument("--fit", action="store_true", help="make as many steps as --minutes allow, whatever --steps")
     command.add_argument("--seed", type=int, default=0)
     _add_run_options(command)
     command.set_defaults(run=_learned)
@@ -237,11 +239,11 @@ def _learned(args: argparse.Namespace) -> None:
     from train.learned import LearnedConfig, default_lambdas, run
 
     _set_threads(args)
-    names = ("model", "n", "m", "steps", "crop", "batch", "lr", "seed")
+    names = ("model", "n", "m", "steps", "crop", "batch", "lr", "seed", "validate_every")
     lambdas = tuple(float(part) for part in args.lambdas.split(",")) if args.lambdas else default_lambdas(args.model)
     start = str(args.start) if args.start else ""
     config = LearnedConfig(**{name: getattr(args, name) for name in names}, lambdas=lambdas, start=start)
-    print(run(config, args.data, args.output, device=args.device, minutes=args.minutes))
+    print(run(config, args.data, args.output, device=args.device, minutes=args.minutes, fit=args.fit))
 
 
 def _add_refine(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

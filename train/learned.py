@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ from codec_wrappers.learned.storage import dump_model, parse_model
 from enhancer.files import write_atomically
 from train.config import to_json
 from train.export import checkout_commit
+from train.graph import GraphedStep, fit_optimizer, set_rate
 from train.learned_data import Pictures
 from train.learned_start import copy_weights
-from train.loop import NotFiniteError
+from train.loop import NotFiniteError, Pace
 from train.progress import bar
 from train.runlog import append_log, load_state, save_state
 
@@ -95,7 +96,10 @@ class LearnedConfig:
 
 
 class LearnedTrainer:
-    """Model, averaged weights and optimisers of one run."""
+    """Model, averaged weights and optimisers of one run.
+
+    On a GPU the steps of ``msh`` and ``vrae`` are replayed as one CUDA graph.
+    """
 
     def __init__(self, config: LearnedConfig, pictures: Pictures, device: torch.device) -> None:
         torch.manual_seed(config.seed)
@@ -106,64 +110,94 @@ class LearnedTrainer:
         self.average = _start(config).to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.model.state_dict())
         self.trained, quantiles = _parameters(self.model)
-        self.optimizer = torch.optim.Adam(self.trained, config.lr)
-        self.aux_optimizer = torch.optim.Adam(quantiles, config.aux_lr) if quantiles else None
+        self.optimizer = torch.optim.Adam(self.trained, config.lr, fused=True)
+        self.aux_optimizer = torch.optim.Adam(quantiles, config.aux_lr, fused=True) if quantiles else None
+        # Read by every step, a recorded one too: changed in place.
+        self._report = torch.zeros(5, device=device)  # loss, bpp, mse, aux, gradient norm
+        self._skip = torch.zeros((), device=device)  # 1 if loss or gradient is not finite
+        self._ema_step = torch.zeros((), device=device)
+        for optimizer in self._optimizers():
+            optimizer.found_inf = self._skip  # type: ignore[attr-defined]  # fused Adam changes nothing then
+            fit_optimizer(optimizer, device)
+        self._graph = GraphedStep(self._step) if device.type == "cuda" and config.model != "msh-sf" else None
+        self._next: tuple[int, Tensor] | None = None
+
+    def _optimizers(self) -> list[torch.optim.Adam]:
+        return [self.optimizer] + ([self.aux_optimizer] if self.aux_optimizer else [])
 
     def advance(self) -> dict[str, float]:
         """Makes one step; returns ``loss``, ``bpp``, ``mse`` and ``aux``.
 
         Raises:
-            NotFiniteError: If the loss or a gradient is not finite; nothing is changed then.
+            NotFiniteError: If the loss or a gradient is not finite; the weights are not changed then.
         """
         config = self.config
         torch.manual_seed(1_000_003 * config.seed + self.step)  # the noise of quantisation
-        x = self.pictures.batch(config.seed, self.step, config.batch, config.crop).to(self.device)
-        weight = self._set_quality()
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * schedule(config, self.step)
+        x = self._crops(self.step)
+        position, weight = self._quality()
+        set_rate(self.optimizer.param_groups[0], config.lr * schedule(config, self.step))
+        # A short memory at first, so that the average is not held back by the untrained weights.
+        self._ema_step.fill_(1 - min(config.ema, (1 + self.step) / (10 + self.step)))
+        if self._graph is not None:
+            self._graph(x, torch.tensor(position), torch.tensor(weight))
+            self._next = (self.step + 1, self._crops(self.step + 1))  # while the GPU works
+        else:
+            self._step(x, position, weight)
+        loss, bpp, mse, aux, norm = self._report.tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NotFiniteError(f"loss {loss:.4g}, gradient norm {norm:.4g} at step {self.step}")
+        self.step += 1
+        return {"loss": loss, "bpp": bpp, "mse": mse, "aux": aux}
+
+    def _crops(self, step: int) -> Tensor:
+        if self._next is not None and self._next[0] == step:
+            return self._next[1]
+        return self.pictures.batch(self.config.seed, step, self.config.batch, self.config.crop).to(self.device)
+
+    def _step(self, x: Tensor, position: Tensor | float, weight: Tensor | float) -> None:
+        """One step on the device, without waiting for it; leaves what there is to tell in ``_report``."""
+        if self.config.model != "msh":
+            self.model.set_quality(position)
         self.optimizer.zero_grad(set_to_none=True)
-        bpp, mse = rate_and_distortion(self.model, x, amp=config.amp)
+        bpp, mse = rate_and_distortion(self.model, x, amp=self.config.amp)
         loss = bpp + weight * 255**2 * mse
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.trained, config.clip)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise NotFiniteError(f"loss {loss.item():.4g}, gradient norm {norm.item():.4g} at step {self.step}")
+        norm = nn.utils.clip_grad_norm_(self.trained, self.config.clip)
+        self._skip.copy_(1 - torch.stack([loss.detach(), norm]).isfinite().all().float())
         self.optimizer.step()
         aux = self._advance_quantiles()
+        self._report.copy_(torch.stack([loss.detach(), bpp.detach(), mse.detach(), aux, norm]))
         self._update_average()
-        self.step += 1
-        return {"loss": loss.item(), "bpp": bpp.item(), "mse": mse.item(), "aux": aux}
 
-    def _set_quality(self) -> float:
-        """Chooses the quality of this step and returns its lambda; the choices cover the range evenly."""
+    def _quality(self) -> tuple[float, float]:
+        """Position and lambda of this step; the choices cover the range evenly."""
         lambdas = self.config.lambdas
         if self.config.model == "msh":
-            return lambdas[0]
+            return 1.0, lambdas[0]
         if self.config.model == "msh-sf":
             index = self.step % len(lambdas)
-            self.model.set_quality(index / (len(lambdas) - 1))
-            return lambdas[index]
+            return index / (len(lambdas) - 1), lambdas[index]
         position = (self.step * _GOLDEN) % 1.0 * 1.1 - 0.05  # the ends, which have one neighbour, a little oftener
         position = min(max(position, 0.0), 1.0)
-        self.model.set_quality(position)
-        return float(lambdas[0] * (lambdas[1] / lambdas[0]) ** position)
+        return position, float(lambdas[0] * (lambdas[1] / lambdas[0]) ** position)
 
-    def _advance_quantiles(self) -> float:
+    def _advance_quantiles(self) -> Tensor:
         if self.aux_optimizer is None:
-            return 0.0
+            return self._report.new_zeros(())
         self.aux_optimizer.zero_grad(set_to_none=True)
-        aux = self.model.aux_loss()
-        aux.backward()
+        aux: Tensor = self.model.aux_loss()
+        aux.backward()  # type: ignore[no-untyped-call]
         self.aux_optimizer.step()
-        return float(aux.item())
+        return aux.detach()
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        # A short memory at first, so that the average is not held back by the untrained weights.
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        pairs = [(a, p) for a, p in zip(self.average.parameters(), self.model.parameters(), strict=True)]
-        moving = [(a, p) for a, p in pairs if p.requires_grad]
-        torch._foreach_lerp_([a for a, _ in moving], [p for _, p in moving], 1 - decay)
+        pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
+        moving = [(mean, value) for mean, value in pairs if value.requires_grad]
+        means = [mean for mean, _ in moving]
+        differences = torch._foreach_sub([value for _, value in moving], means)
+        torch._foreach_mul_(differences, self._ema_step)  # a tensor: lerp would take a number only
+        torch._foreach_add_(means, differences)
 
     def state(self) -> dict[str, Any]:
         """All that resuming needs; the data need nothing but the step."""
@@ -184,6 +218,8 @@ class LearnedTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.aux_optimizer:
             self.aux_optimizer.load_state_dict(state["aux_optimizer"])
+        for optimizer in self._optimizers():
+            fit_optimizer(optimizer, self.device)  # the state may come from another kind of device
 
     def validate(self) -> list[dict[str, float]]:
         """Estimated rate and PSNR of the averaged weights over the validation crops, a line a quality."""
@@ -273,8 +309,18 @@ def schedule(config: LearnedConfig, step: int) -> float:
     return rise * 0.5 * (1 + math.cos(math.pi * min(max(past, 0.0), 1.0)))
 
 
-def run(config: LearnedConfig, data: Path, output: Path, *, device: str = "auto", minutes: float | None = None) -> str:
+def run(
+    config: LearnedConfig,
+    data: Path,
+    output: Path,
+    *,
+    device: str = "auto",
+    minutes: float | None = None,
+    fit: bool = False,
+) -> str:
     """Trains until all steps are done or ``minutes`` have passed; resumes what ``output`` holds.
+
+    With ``fit``, as many steps are made as the ``minutes`` allow, whatever ``config`` says.
 
     ``output`` gets ``state.pt``, ``log.jsonl``, ``config.json`` and the weights of the average so far,
     ``learned-MODEL.safetensors``; returns an entry for a manifest of weights.
@@ -290,19 +336,24 @@ def run(config: LearnedConfig, data: Path, output: Path, *, device: str = "auto"
         trainer.restore(state)
     (output / "config.json").write_text(to_json(config) + "\n")
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    _fit(trainer, output, deadline)
+    _fit(trainer, output, deadline, fit=fit)
     return _export(trainer, output)
 
 
-def _fit(trainer: LearnedTrainer, output: Path, deadline: float | None) -> None:
+def _fit(trainer: LearnedTrainer, output: Path, deadline: float | None, *, fit: bool) -> None:
     config = trainer.config
     progress = bar(total=config.steps, initial=trainer.step, unit="step", mininterval=5)
     sums: dict[str, float] = {}
     since, last = trainer.step, time.monotonic()
+    pace = Pace(deadline) if fit and deadline is not None else None
     while trainer.step < config.steps:
         for name, value in trainer.advance().items():
             sums[name] = sums.get(name, 0.0) + value
         progress.update()
+        if pace is not None and (rest := pace.rest()) is not None:
+            progress.total = trainer.step + max(rest, 1)
+            trainer.config = config = replace(config, steps=progress.total)
+            (output / "config.json").write_text(to_json(config) + "\n")
         end = trainer.step == config.steps or (deadline is not None and time.monotonic() > deadline)
         if end or trainer.step % config.validate_every == 0:
             count, seconds = trainer.step - since, time.monotonic() - last

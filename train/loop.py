@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from enhancer.errors import EnhancerError
 from enhancer.network import NetworkConfig, RestorationNetwork, keep_ends_in_float32
 from train.config import LossName, Phase, TrainConfig, fit_cost
 from train.data import Batch, CropSampler, Draws
-from train.graph import GraphedStep
+from train.graph import GraphedStep, fit_optimizer, set_rate
 from train.grow import copy_weights
 from train.losses import reconstruction_loss
 from train.precondition import precondition
@@ -132,18 +131,15 @@ class Trainer:
         phase, settings = self.config.phase_at(self.step), self.config.optimizer
         rate = settings.lr * schedule(self.config, self.step)
         for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate * group["rate"])
-            else:
-                group["lr"] = rate * group["rate"]
+            set_rate(group, rate * group["rate"])
         # A short memory at first, so that the average is not held back by the untrained weights.
         self._ema_step.fill_(1 - min(settings.ema, (1 + self.step) / (10 + self.step)))
         draws = self._draw(self.step)
         if self._graphed:
             kind = (phase.batch, phase.crop, phase.loss)
             if kind not in self._graphs:
-                self._graphs = {kind: GraphedStep(partial(self._step, phase))}
-            self._graphs[kind](draws)
+                self._graphs = {kind: GraphedStep(lambda *tensors: self._step(phase, Draws(*tensors)))}
+            self._graphs[kind](draws.places, draws.condition, draws.codec_mse)
             self._next = (self.step + 1, self._draw(self.step + 1))  # while the GPU works
         else:
             self._step(phase, draws)
@@ -205,7 +201,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        _fit_optimizer(self.optimizer, self.processes.device)  # the state may come from another kind of device
+        fit_optimizer(self.optimizer, self.processes.device)  # the state may come from another kind of device
 
 
 def _optimizer(config: TrainConfig, network: RestorationNetwork) -> torch.optim.AdamW:
@@ -219,15 +215,8 @@ def _optimizer(config: TrainConfig, network: RestorationNetwork) -> torch.optim.
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    _fit_optimizer(optimizer, head[0].device)
+    fit_optimizer(optimizer, head[0].device)
     return optimizer
-
-
-def _fit_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """On a GPU, step counts and rates lie in its memory, so that a recorded step can read them."""
-    for group in optimizer.param_groups:
-        group["capturable"] = device.type == "cuda"
-        group["lr"] = torch.tensor(float(group["lr"]), device=device) if device.type == "cuda" else float(group["lr"])
 
 
 def _fresh(network: RestorationNetwork, device: torch.device) -> RestorationNetwork:
@@ -290,7 +279,7 @@ def run(
 
 
 class Pace:
-    """Measures the speed of a run and scales its phases to end with the deadline."""
+    """Measures the speed of a run, to make it end with the deadline."""
 
     SETTLED, MEASURED = 20, 80  # steps: from the first one on, between them the speed is measured
     RESERVE_S = 6.0  # for the last validation and for saving
@@ -298,18 +287,15 @@ class Pace:
     def __init__(self, deadline: float) -> None:
         self._deadline, self._steps, self._since = deadline, 0, 0.0
 
-    def after_step(self, trainer: Trainer) -> bool:
-        """Whether the trainer's settings were changed just now."""
+    def rest(self) -> int | None:
+        """To be called after each step; once, when the speed is known: how many more steps there is time for."""
         self._steps += 1
+        now = time.monotonic()
         if self._steps == self.SETTLED:
-            self._since = time.monotonic()
+            self._since = now
         if self._steps != self.MEASURED:
-            return False
-        now, phase = time.monotonic(), trainer.config.phase_at(trainer.step - 1)
-        pixels_per_s = (self.MEASURED - self.SETTLED) * phase.pixels / (now - self._since)
-        rest = pixels_per_s * (self._deadline - self.RESERVE_S - now)
-        trainer.config = fit_cost(trainer.config, rest + trainer.step * phase.pixels)
-        return True
+            return None
+        return int((self.MEASURED - self.SETTLED) / (now - self._since) * (self._deadline - self.RESERVE_S - now))
 
 
 def _fit(trainer: Trainer, log: RunLog, output: Path, deadline: float | None, pace: Pace | None) -> Validation | None:
@@ -321,7 +307,9 @@ def _fit(trainer: Trainer, log: RunLog, output: Path, deadline: float | None, pa
     while trainer.step < trainer.config.steps:
         losses.append(trainer.advance())
         progress.update()
-        if pace is not None and pace.after_step(trainer):
+        if pace is not None and (rest := pace.rest()) is not None:
+            pixels = trainer.config.phase_at(trainer.step - 1).pixels
+            trainer.config = fit_cost(trainer.config, (trainer.step + rest) * pixels)
             log.changed(trainer.config)
             progress.total = trainer.config.steps
         config = trainer.config

@@ -83,11 +83,14 @@ class Hyperprior(MeanScaleHyperprior):  # type: ignore[misc] # CompressAI has no
         self.config = config
         self._set_gaussian_tables()
 
-    def set_quality(self, value: float) -> None:
-        """Sets what the next call codes for: the divisor of the latents for ``msh``, else 0 (worst) to 1 (best)."""
+    def set_quality(self, value: float | Tensor) -> None:
+        """Sets what the next call codes for: the divisor of the latents for ``msh``, else 0 (worst) to 1 (best).
+
+        A tensor, which a recorded step reads anew each time, will do in training, and for ``vrae`` only.
+        """
         for module in self.modules():
             if isinstance(module, (Modulation, ChannelGain, Step)):
-                module.position = float(value)
+                module.position = value
 
     def update(self, _scale_table: Any = None, force: bool = False, update_quantiles: bool = False) -> bool:
         """Makes the tables of the factorised prior from its weights; see CompressAI."""
@@ -219,7 +222,7 @@ class Modulation(nn.Module):
         super().__init__()
         self.first = nn.Linear(1, hidden)
         self.second = nn.Linear(hidden, channels)
-        self.position = 1.0
+        self.position: float | Tensor = 1.0
         with torch.no_grad():
             self.second.weight.zero_()
             self.second.bias.fill_(-span)
@@ -228,8 +231,8 @@ class Modulation(nn.Module):
 
     def factor(self) -> Tensor:
         """The factors of all channels."""
-        position = self.first.weight.new_full((1, 1), self.position)
-        log_factor: Tensor = self.second(torch.relu(self.first(position)))
+        position = torch.as_tensor(self.position, dtype=self.first.weight.dtype, device=self.first.weight.device)
+        log_factor: Tensor = self.second(torch.relu(self.first(position.view(1, 1))))
         return log_factor.exp().flatten()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -98,10 +98,10 @@ class LearnedConfig:
 class LearnedTrainer:
     """Model, averaged weights and optimisers of one run.
 
-    On a GPU the steps of ``msh`` and ``vrae`` are replayed as one CUDA graph.
+    On a GPU the steps of ``msh`` and ``vrae`` are replayed as one CUDA graph, unless ``eager``.
     """
 
-    def __init__(self, config: LearnedConfig, pictures: Pictures, device: torch.device) -> None:
+    def __init__(self, config: LearnedConfig, pictures: Pictures, device: torch.device, *, eager: bool = False) -> None:
         torch.manual_seed(config.seed)
         self.config, self.pictures, self.device = config, pictures, device
         self.step = 0
@@ -119,7 +119,8 @@ class LearnedTrainer:
         for optimizer in self._optimizers():
             optimizer.found_inf = self._skip  # type: ignore[attr-defined]  # fused Adam changes nothing then
             fit_optimizer(optimizer, device)
-        self._graph = GraphedStep(self._step) if device.type == "cuda" and config.model != "msh-sf" else None
+        graphed = device.type == "cuda" and config.model != "msh-sf" and not eager
+        self._graph = GraphedStep(self._step) if graphed else None
         self._next: tuple[int, Tensor] | None = None
 
     def _optimizers(self) -> list[torch.optim.Adam]:
@@ -240,14 +241,25 @@ class LearnedTrainer:
 def rate_and_distortion(model: Hyperprior, x: Tensor, *, amp: bool) -> tuple[Tensor, Tensor]:
     """Bits a pixel and mean squared error of a batch; noisy in training mode, rounded in evaluation mode."""
     y = _transform(model.g_a, x, amp=amp)
-    z_hat, z_likelihoods = model.entropy_bottleneck(_transform(model.h_a, y, amp=amp))
+    z_hat, z_likelihoods = _factorised(model.entropy_bottleneck, _transform(model.h_a, y, amp=amp))
     scales, means = _transform(model.h_s, z_hat, amp=amp).chunk(2, 1)
     y_hat, y_likelihoods = model.gaussian_conditional(y, scales, means=means)
     x_hat = _transform(model.g_s, y_hat, amp=amp)
-    bits = -sum(likelihoods.log2().sum() for likelihoods in (y_likelihoods, z_likelihoods))
+    bits = -(y_likelihoods.log2().sum() + z_likelihoods.log2().sum())
     if not model.training:
         x_hat = x_hat.clamp(0, 1)
     return bits / (x.shape[0] * x.shape[2] * x.shape[3]), (x_hat - x).square().mean()
+
+
+def _factorised(prior: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``prior``, an EntropyBottleneck, gives; itself it waits for the GPU, which a recorded step must not.
+
+    The likelihoods are in another order.
+    """
+    values = z.transpose(0, 1).reshape(z.shape[1], 1, -1)
+    values = prior.quantize(values, "noise" if prior.training else "dequantize", prior._get_medians())
+    likelihoods = prior.likelihood_lower_bound(prior._likelihood(values)[0])
+    return values.reshape(z.transpose(0, 1).shape).transpose(0, 1), likelihoods
 
 
 def _transform(layers: nn.Sequential, x: Tensor, *, amp: bool) -> Tensor:
@@ -317,6 +329,7 @@ def run(
     device: str = "auto",
     minutes: float | None = None,
     fit: bool = False,
+    eager: bool = False,
 ) -> str:
     """Trains until all steps are done or ``minutes`` have passed; resumes what ``output`` holds.
 
@@ -330,7 +343,7 @@ def run(
         NotFiniteError: If training diverges; the state saved last is good.
     """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    trainer = LearnedTrainer(config, Pictures.open(data, config.crop), torch.device(kind))
+    trainer = LearnedTrainer(config, Pictures.open(data, config.crop), torch.device(kind), eager=eager)
     output.mkdir(parents=True, exist_ok=True)
     if (state := load_state(output, config, RESUMABLE)) is not None:
         trainer.restore(state)

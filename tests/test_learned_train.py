@@ -1,9 +1,11 @@
 """Training of the learned codecs: the loss, exact resume, starts from other weights, the files it leaves."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from train.__main__ import parser
 from train.learned import LearnedConfig, LearnedTrainer, rate_and_distortion, run, schedule
 from train.learned_data import Pictures
 from train.learned_start import copy_weights
+from train.loop import Pace
 from train.prepare import pixel_key
 from train.store import PairWriter
 
@@ -185,6 +188,27 @@ def test_the_command_trains_resumes_and_leaves_weights_for_the_codec(store, tmp_
     assert codec.decode(codec.encode(picture, 100)).image.shape == picture.shape
     with pytest.raises(ValueError, match="another 'batch': 2 instead of 3"):
         run(replace(TINY, lambdas=(0.0018, 0.0483), batch=3), store, output)
+
+
+def test_as_many_steps_are_made_as_there_is_time_for(store, tmp_path, monkeypatch):
+    for name, value in (("SETTLED", 2), ("MEASURED", 5), ("RESERVE_S", 0.5)):
+        monkeypatch.setattr(Pace, name, value)
+    clock = itertools.count(0, 0.01)
+    for module in ("train.loop", "train.learned"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    run(replace(TINY, steps=3, validate_every=10**6), store, tmp_path, device="cpu", minutes=0.025, fit=True)
+
+    steps = json.loads((tmp_path / "config.json").read_text())["steps"]
+    assert json.loads((tmp_path / "log.jsonl").read_text())["step"] == steps > Pace.MEASURED
+    assert schedule(replace(TINY, steps=steps), steps - 1) < 0.05
+
+
+def test_fitting_needs_a_time(store, tmp_path):
+    args = parser().parse_args(["learned", "vrae", "-d", str(store), "-o", str(tmp_path), "--fit"])
+
+    with pytest.raises(ValueError, match="--fit needs --minutes"):
+        args.run(args)
 
 
 def test_a_folder_of_photographs_will_do_and_small_ones_are_left_out(tmp_path, picture):

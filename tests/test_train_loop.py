@@ -219,7 +219,6 @@ def test_a_machine_with_torch_numpy_and_pillow_alone_trains_from_shards(store, t
 LOSS_CURVE = """
 import sys, torch
 from pathlib import Path
-from types import SimpleNamespace
 sys.path.insert(0, sys.argv[1] + "/tests")
 from training import CONFIG
 from dataclasses import replace

@@ -113,6 +113,12 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=int, help="CPU threads")
 
 
+def _check_run_options(args: argparse.Namespace) -> None:
+    if args.fit and args.minutes is None:
+        raise ValueError("--fit needs --minutes")
+    _set_threads(args)
+
+
 def _set_threads(args: argparse.Namespace) -> None:
     if args.threads:
         import torch
@@ -124,13 +130,11 @@ def _run(args: argparse.Namespace) -> None:
     from train.config import load_config, with_steps
     from train.loop import run
 
-    _set_threads(args)
+    _check_run_options(args)
     path = Path(args.preset)
     config = load_config(path if path.suffix == ".toml" else PRESETS / f"{args.preset}.toml", args.set)
     if args.steps:
         config = with_steps(config, args.steps)
-    if args.fit and args.minutes is None:
-        raise ValueError("--fit needs --minutes")
     result = run(
         config, args.data, args.output, device=args.device, minutes=args.minutes, fit=args.fit, eager=args.eager
     )
@@ -239,7 +243,7 @@ def _add_learned(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _learned(args: argparse.Namespace) -> None:
     from train.learned import LearnedConfig, default_lambdas, run
 
-    _set_threads(args)
+    _check_run_options(args)
     names = ("model", "n", "m", "steps", "crop", "batch", "lr", "seed", "validate_every")
     lambdas = tuple(float(part) for part in args.lambdas.split(",")) if args.lambdas else default_lambdas(args.model)
     start = str(args.start) if args.start else ""

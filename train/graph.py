@@ -1,4 +1,7 @@
-"""Replays an optimiser step as one CUDA graph: launching its kernels one by one would take longer than they do."""
+"""Replays an optimiser step as one CUDA graph: launching its kernels one by one would take longer than they do.
+
+Beside that, what all trainings do alike so that their steps can be recorded: settings that lie in the GPU's memory.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _WARM_UP = 3
 """Steps that run as usual before the recording, so that libraries have chosen and loaded their kernels."""
@@ -43,9 +46,17 @@ class GraphedStep:
         self._graph.replay()
 
 
-def fit_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+def set_up_cuda(device: torch.device) -> None:
+    """How layers are computed on a GPU: kernels chosen by trial, float32 without short cuts."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = False  # the layers at the picture: 10 bits are too coarse, too
+
+
+def place_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
     """On a GPU, step counts and rates lie in its memory, so that a recorded step can read them."""
     for group in optimizer.param_groups:
+        group["fused"] = True  # what looks at found_inf
         group["capturable"] = device.type == "cuda"
         group["lr"] = torch.tensor(float(group["lr"]), device=device) if device.type == "cuda" else float(group["lr"])
 
@@ -56,3 +67,21 @@ def set_rate(group: dict[str, Any], rate: float) -> None:
         group["lr"].fill_(rate)
     else:
         group["lr"] = rate
+
+
+def set_average_step(average_step: Tensor, decay: float, step: int) -> None:
+    """Sets how far the averaged weights go towards the trained ones in this step.
+
+    A short memory at first, so that the average is not held back by the untrained weights.
+    """
+    average_step.fill_(1 - min(decay, (1 + step) / (10 + step)))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, average_step: Tensor) -> None:
+    """Moves the averaged weights towards those of ``model``."""
+    means: list[Tensor] = list(average.parameters())
+    values: list[Tensor] = list(model.parameters())
+    differences = torch._foreach_sub(values, means)
+    torch._foreach_mul_(differences, average_step)  # a tensor: lerp would take a number only
+    torch._foreach_add_(means, differences)

@@ -31,7 +31,14 @@ from codec_wrappers.learned.storage import dump_model, parse_model
 from enhancer.files import write_atomically
 from train.config import to_json
 from train.export import checkout_commit
-from train.graph import GraphedStep, fit_optimizer, set_rate
+from train.graph import (
+    GraphedStep,
+    place_optimizer,
+    set_average_step,
+    set_rate,
+    set_up_cuda,
+    update_average,
+)
 from train.learned_data import Pictures
 from train.learned_start import copy_weights
 from train.loop import NotFiniteError, Pace
@@ -42,6 +49,7 @@ RESUMABLE = ("steps", "decay", "validate_every")
 """Settings that may differ when a run is resumed: a run may be prolonged, or brought to its end."""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
+_UNKNOWN = 10**9
 
 
 @dataclass(frozen=True)
@@ -118,9 +126,10 @@ class LearnedTrainer:
         self._ema_step = torch.zeros((), device=device)
         for optimizer in self._optimizers():
             optimizer.found_inf = self._skip  # type: ignore[attr-defined]  # fused Adam changes nothing then
-            fit_optimizer(optimizer, device)
-        graphed = device.type == "cuda" and config.model != "msh-sf" and not eager
-        self._graph = GraphedStep(self._step) if graphed else None
+            place_optimizer(optimizer, device)
+        # msh-sf chooses between its gain vectors in Python.
+        self._graphed = device.type == "cuda" and config.model != "msh-sf" and not eager
+        self._graph = GraphedStep(self._step) if self._graphed else None
         self._next: tuple[int, Tensor] | None = None
 
     def _optimizers(self) -> list[torch.optim.Adam]:
@@ -135,12 +144,11 @@ class LearnedTrainer:
         config = self.config
         torch.manual_seed(1_000_003 * config.seed + self.step)  # the noise of quantisation
         x = self._crops(self.step)
-        position, weight = self._quality()
+        position, weight = (torch.tensor(value, device=self.device) for value in self._quality())
         set_rate(self.optimizer.param_groups[0], config.lr * schedule(config, self.step))
-        # A short memory at first, so that the average is not held back by the untrained weights.
-        self._ema_step.fill_(1 - min(config.ema, (1 + self.step) / (10 + self.step)))
+        set_average_step(self._ema_step, config.ema, self.step)
         if self._graph is not None:
-            self._graph(x, torch.tensor(position), torch.tensor(weight))
+            self._graph(x, position, weight)
             self._next = (self.step + 1, self._crops(self.step + 1))  # while the GPU works
         else:
             self._step(x, position, weight)
@@ -155,10 +163,10 @@ class LearnedTrainer:
             return self._next[1]
         return self.pictures.batch(self.config.seed, step, self.config.batch, self.config.crop).to(self.device)
 
-    def _step(self, x: Tensor, position: Tensor | float, weight: Tensor | float) -> None:
+    def _step(self, x: Tensor, position: Tensor, weight: Tensor) -> None:
         """One step on the device, without waiting for it; leaves what there is to tell in ``_report``."""
         if self.config.model != "msh":
-            self.model.set_quality(position)
+            self.model.set_quality(position if self.config.model == "vrae" else position.item())
         self.optimizer.zero_grad(set_to_none=True)
         bpp, mse = rate_and_distortion(self.model, x, amp=self.config.amp)
         loss = bpp + weight * 255**2 * mse
@@ -168,7 +176,7 @@ class LearnedTrainer:
         self.optimizer.step()
         aux = self._advance_quantiles()
         self._report.copy_(torch.stack([loss.detach(), bpp.detach(), mse.detach(), aux, norm]))
-        self._update_average()
+        update_average(self.average, self.model, self._ema_step)
 
     def _quality(self) -> tuple[float, float]:
         """Position and lambda of this step; the choices cover the range evenly."""
@@ -191,15 +199,6 @@ class LearnedTrainer:
         self.aux_optimizer.step()
         return aux.detach()
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
-        moving = [(mean, value) for mean, value in pairs if value.requires_grad]
-        means = [mean for mean, _ in moving]
-        differences = torch._foreach_sub([value for _, value in moving], means)
-        torch._foreach_mul_(differences, self._ema_step)  # a tensor: lerp would take a number only
-        torch._foreach_add_(means, differences)
-
     def state(self) -> dict[str, Any]:
         """All that resuming needs; the data need nothing but the step."""
         aux = self.aux_optimizer
@@ -220,7 +219,8 @@ class LearnedTrainer:
         if self.aux_optimizer:
             self.aux_optimizer.load_state_dict(state["aux_optimizer"])
         for optimizer in self._optimizers():
-            fit_optimizer(optimizer, self.device)  # the state may come from another kind of device
+            place_optimizer(optimizer, self.device)  # the state may come from another kind of device
+        self._graph = GraphedStep(self._step) if self._graphed else None  # a recording has the replaced tensors
 
     def validate(self) -> list[dict[str, float]]:
         """Estimated rate and PSNR of the averaged weights over the validation crops, a line a quality."""
@@ -342,30 +342,33 @@ def run(
         ValueError: If data or settings do not fit, or ``output`` holds another run.
         NotFiniteError: If training diverges; the state saved last is good.
     """
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    trainer = LearnedTrainer(config, Pictures.open(data, config.crop), torch.device(kind), eager=eager)
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    kind = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    set_up_cuda(kind)
+    trainer = LearnedTrainer(config, Pictures.open(data, config.crop), kind, eager=eager)
     output.mkdir(parents=True, exist_ok=True)
     if (state := load_state(output, config, RESUMABLE)) is not None:
         trainer.restore(state)
     (output / "config.json").write_text(to_json(config) + "\n")
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
     _fit(trainer, output, deadline, fit=fit)
     return _export(trainer, output)
 
 
 def _fit(trainer: LearnedTrainer, output: Path, deadline: float | None, *, fit: bool) -> None:
     config = trainer.config
+    pace = Pace(deadline) if fit and deadline is not None else None
+    if pace is not None:  # the full rate until the number of steps is known
+        trainer.config = config = replace(config, steps=_UNKNOWN)
     progress = bar(total=config.steps, initial=trainer.step, unit="step", mininterval=5)
     sums: dict[str, float] = {}
     since, last = trainer.step, time.monotonic()
-    pace = Pace(deadline) if fit and deadline is not None else None
     while trainer.step < config.steps:
         for name, value in trainer.advance().items():
             sums[name] = sums.get(name, 0.0) + value
         progress.update()
         if pace is not None and (rest := pace.rest()) is not None:
-            progress.total = trainer.step + max(rest, 1)
-            trainer.config = config = replace(config, steps=progress.total)
+            trainer.config = config = replace(config, steps=trainer.step + max(rest, 1))
+            progress.total = config.steps
             (output / "config.json").write_text(to_json(config) + "\n")
         end = trainer.step == config.steps or (deadline is not None and time.monotonic() > deadline)
         if end or trainer.step % config.validate_every == 0:
@@ -378,6 +381,8 @@ def _fit(trainer: LearnedTrainer, output: Path, deadline: float | None, *, fit: 
             sums, since, last = {}, trainer.step, time.monotonic()
         if end:
             break
+    if config.steps == _UNKNOWN:
+        trainer.config = replace(config, steps=trainer.step)
     progress.close()
 
 

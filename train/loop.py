@@ -19,7 +19,14 @@ from enhancer.errors import EnhancerError
 from enhancer.network import NetworkConfig, RestorationNetwork, keep_ends_in_float32
 from train.config import LossName, Phase, TrainConfig, fit_cost
 from train.data import Batch, CropSampler, Draws
-from train.graph import GraphedStep, fit_optimizer, set_rate
+from train.graph import (
+    GraphedStep,
+    place_optimizer,
+    set_average_step,
+    set_rate,
+    set_up_cuda,
+    update_average,
+)
 from train.grow import copy_weights
 from train.losses import reconstruction_loss
 from train.precondition import precondition
@@ -132,8 +139,7 @@ class Trainer:
         rate = settings.lr * schedule(self.config, self.step)
         for group in self.optimizer.param_groups:
             set_rate(group, rate * group["rate"])
-        # A short memory at first, so that the average is not held back by the untrained weights.
-        self._ema_step.fill_(1 - min(settings.ema, (1 + self.step) / (10 + self.step)))
+        set_average_step(self._ema_step, settings.ema, self.step)
         draws = self._draw(self.step)
         if self._graphed:
             kind = (phase.batch, phase.crop, phase.loss)
@@ -164,7 +170,7 @@ class Trainer:
         self._report.copy_(torch.stack([loss.detach(), norm]))
         self._skip.copy_(1 - self._report.isfinite().all().float())
         self.optimizer.step()
-        self._update_average()
+        update_average(self.average, self.network, self._ema_step)
 
     def _loss(self, batch: Batch, name: LossName) -> Tensor:
         target = batch.target
@@ -177,14 +183,6 @@ class Trainer:
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.processes.device.type, torch.bfloat16) if self.config.amp else nullcontext()
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        means: list[Tensor] = list(self.average.parameters())
-        values: list[Tensor] = list(self.network.parameters())
-        differences = torch._foreach_sub(values, means)
-        torch._foreach_mul_(differences, self._ema_step)  # a tensor: lerp would take a number only
-        torch._foreach_add_(means, differences)
 
     def state(self) -> dict[str, Any]:
         """All that resuming needs; the data need nothing but the step."""
@@ -201,7 +199,8 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        fit_optimizer(self.optimizer, self.processes.device)  # the state may come from another kind of device
+        place_optimizer(self.optimizer, self.processes.device)  # the state may come from another kind of device
+        self._graphs = {}  # they hold the tensors that were replaced
 
 
 def _optimizer(config: TrainConfig, network: RestorationNetwork) -> torch.optim.AdamW:
@@ -215,7 +214,7 @@ def _optimizer(config: TrainConfig, network: RestorationNetwork) -> torch.optim.
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    fit_optimizer(optimizer, head[0].device)
+    place_optimizer(optimizer, head[0].device)
     return optimizer
 
 
@@ -263,9 +262,7 @@ def run(
     """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     processes = Processes.start(device)
-    if processes.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = False  # the first and the last layer: 10 bits are too coarse, too
+    set_up_cuda(processes.device)
     try:
         trainer = Trainer(config, PairStore(store_folder), processes, eager=eager)
         log = RunLog(output, config, active=processes.rank == 0)

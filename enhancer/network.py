@@ -72,13 +72,11 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pooled = F.avg_pool2d(x, self.cell)  # (N, C, H / cell, W / cell)
         gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(pooled))))
-        return x * self._spread(gate, x)
-
-    def _spread(self, gate: Tensor, x: Tensor) -> Tensor:
         if not (self.training and torch.is_grad_enabled()):
-            return F.interpolate(gate, scale_factor=float(self.cell), mode="nearest")
+            return x * F.interpolate(gate, scale_factor=float(self.cell), mode="nearest")
         # The gradient is a plain sum over each cell; that of interpolate adds pixel by pixel to memory.
-        return gate[:, :, :, None, :, None].expand(-1, -1, -1, self.cell, -1, self.cell).reshape(x.shape)
+        cells = x.unflatten(3, (-1, self.cell)).unflatten(2, (-1, self.cell))
+        return (cells * gate[:, :, :, None, :, None]).flatten(4, 5).flatten(2, 3)
 
 
 class SpatialAttention(nn.Module):

@@ -75,7 +75,7 @@ class ChannelAttention(nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             return x * F.interpolate(gate, scale_factor=float(self.cell), mode="nearest")
         # The gradient is a plain sum over each cell; that of interpolate adds pixel by pixel to memory.
-        cells = x.unflatten(3, (-1, self.cell)).unflatten(2, (-1, self.cell))
+        cells: Tensor = x.unflatten(3, (-1, self.cell)).unflatten(2, (-1, self.cell))  # type: ignore[no-untyped-call]
         return (cells * gate[:, :, :, None, :, None]).flatten(4, 5).flatten(2, 3)
 
 

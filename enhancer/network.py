@@ -91,23 +91,7 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         summary = torch.cat([x.mean(dim=1, keepdim=True), self._maximum(x)], dim=1)
-        return x * torch.sigmoid(self._convolved(summary))
-
-    def _convolved(self, summary: Tensor) -> Tensor:
-        side = 4
-        if not (self.training and torch.is_grad_enabled()) or any(length % side for length in summary.shape[-2:]):
-            gate: Tensor = self.gate(summary)
-            return gate
-        # From 2 to 1 channels no library has fast gradients. The same taps between squares of 4 x 4 pixels make it a
-        # 3 x 3 convolution from 32 to 16 channels.
-        after = 3 * side - SPATIAL_KERNEL - 1
-        weight = torch.stack(
-            [F.pad(self.gate.weight[0], (x + 1, after - x, y + 1, after - y)) for y in range(side) for x in range(side)]
-        )  # (16, 2, 12, 12): the kernel as each pixel of the square sees it
-        weight = weight.view(-1, 2, 3, side, 3, side).permute(0, 1, 3, 5, 2, 4).reshape(side**2, 2 * side**2, 3, 3)
-        assert self.gate.bias is not None
-        squares = F.conv2d(F.pixel_unshuffle(summary, side), weight, self.gate.bias.expand(side**2), padding=1)
-        return F.pixel_shuffle(squares, side)
+        return x * torch.sigmoid(self.gate(summary))
 
     def _maximum(self, x: Tensor) -> Tensor:
         if not (self.training and torch.is_grad_enabled()):

@@ -81,9 +81,30 @@ def test_lower_precision_changes_little():
 def test_training_lowers_the_loss(pictures):
     trainer = LearnedTrainer(replace(TINY, steps=60, lr=3e-3), pictures, CPU)
 
-    losses = [trainer.advance()["mse"] for _ in range(60)]
+    lines = [trainer.advance() for _ in range(60)]
 
-    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+    assert np.mean([line["mse"] for line in lines[-10:]]) < 0.8 * np.mean([line["mse"] for line in lines[:10]])
+    assert np.mean([line["bpp"] for line in lines[-10:]]) < np.mean([line["bpp"] for line in lines[:10]])
+
+
+@pytest.mark.parametrize("kind", ["msh", "vrae"])
+def test_a_fresh_model_is_a_block_transform(pictures, kind):
+    config = LearnedConfig(kind, (0.01,) if kind == "msh" else (0.002, 0.01), n=32, m=64, crop=64, batch=4)
+    model = LearnedTrainer(config, pictures, CPU).average
+    x = torch.cat(list(pictures.validation()))
+
+    with torch.no_grad():
+        model.set_quality(1.0)
+        latents = model.g_a(x)
+        restored = model.g_s(latents)
+        bpp, mse = rate_and_distortion(model, x, amp=False)
+
+    kept = x - x.mean((2, 3), keepdim=True)
+    assert (restored - x).square().mean() < 0.15 * kept.square().mean()
+    assert mse < 0.2 * kept.square().mean()
+    assert bpp < 2.5
+    strengths = latents.std((0, 2, 3))
+    assert strengths[0] == strengths.max()
 
 
 @pytest.mark.parametrize("model", ["msh", "vrae"])

@@ -40,7 +40,7 @@ from train.graph import (
     update_average,
 )
 from train.learned_data import Pictures
-from train.learned_start import copy_weights
+from train.learned_start import copy_weights, start_as_block_transform
 from train.loop import NotFiniteError, Pace
 from train.progress import bar
 from train.runlog import append_log, load_state, save_state
@@ -50,6 +50,7 @@ RESUMABLE = ("steps", "decay", "validate_every")
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _UNKNOWN = 10**9
+_FIRST_STEP, _LOOKS = 1 << 40, 12  # of the batches that a fresh model starts from: far from any it is trained on
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ class LearnedConfig:
     model: Kind
     lambdas: tuple[float, ...]
     n: int = 48
-    m: int = 96
+    m: int = 128
     steps: int = 10_000
     crop: int = 128
     batch: int = 8
-    lr: float = 1e-3
+    lr: float = 5e-4
     aux_lr: float = 1e-2
     warmup: int = 200
     decay: float = 0.4
@@ -113,9 +114,9 @@ class LearnedTrainer:
         torch.manual_seed(config.seed)
         self.config, self.pictures, self.device = config, pictures, device
         self.step = 0
-        self.model = _start(config).to(device).train()
+        self.model = _start(config, pictures).to(device).train()
         self.model.to(memory_format=torch.channels_last)
-        self.average = _start(config).to(device).eval().requires_grad_(False)
+        self.average = build(self.model.config).to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.model.state_dict())
         self.trained, quantiles = _parameters(self.model)
         self.optimizer = torch.optim.Adam(self.trained, config.lr, fused=True)
@@ -288,11 +289,14 @@ def _normalized(layer: Any, x: Tensor) -> Tensor:
     return x * (norm.sqrt() if layer.inverse else norm.rsqrt())
 
 
-def _start(config: LearnedConfig) -> Hyperprior:
+def _start(config: LearnedConfig, pictures: Pictures) -> Hyperprior:
     model = build(ModelConfig(config.model, config.n, config.m, config.lambdas))
     if config.start:
         path = Path(config.start)
         copy_weights(parse_model(path.read_bytes(), path), model)
+    else:
+        seen = [pictures.batch(config.seed, _FIRST_STEP + i, config.batch, config.crop) for i in range(_LOOKS)]
+        start_as_block_transform(model, torch.cat(seen))
     return model
 
 

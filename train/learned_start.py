@@ -1,11 +1,97 @@
-"""Starts a learned codec from the weights of another: of another lambda, or of another kind."""
+"""Where the training of a learned codec starts: as a block transform, or from the weights of another codec.
+
+With usual random weights thousands of steps pass before a codec of this kind is as good as a linear transform.
+So it starts as one: each layer of the analysis takes the principal components of 2x2 cells of the layer before
+(together the Karhunen-Loeve transform of 16x16 blocks, but for what is dropped on the way), the synthesis is its
+transpose, the divisive normalisations are close to the identity, and the latents are in units of the quantiser
+step that is best at high rate.
+"""
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import nn
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
 
 from codec_wrappers.learned.models import CONVOLUTIONS, GDN, Hyperprior, Modulation, folded
+
+BALANCE = 0.5
+"""Features are divided by this power of their standard deviation, so that a step of Adam moves all alike."""
+NORMALISATION = 0.01
+"""Of the divisive normalisations, on the diagonal."""
+LEAST_DEVIATION = 0.05  # of a latent, in quantiser steps: what is less never leaves zero
+UNUSED = 0.1  # share that a feature without a principal component has of its usual weight in the synthesis
+
+
+@torch.no_grad()
+def start_as_block_transform(model: Hyperprior, pictures: Tensor) -> None:
+    """Sets the transforms of a fresh model to a linear one, and its hyperprior to the latents' mean deviations.
+
+    Args:
+        model: Any kind without gain vectors; a modulated one is set for its highest lambda.
+        pictures: ``(N, 3, H, W)`` in [0, 1] to take the components from, sides a multiple of 64.
+    """
+    quantiser_step = math.sqrt(18 / (model.config.lambdas[-1] * 255**2 * math.log(2)))
+    analysis, synthesis = _convolutions(model.g_a), _convolutions(model.g_s)[::-1]
+    mean = pictures.double().mean((0, 2, 3))
+    features = pictures.double() - mean.view(1, -1, 1, 1)
+    scale = torch.ones_like(mean)
+    for forward, backward in zip(analysis, synthesis, strict=True):
+        cells = F.pixel_unshuffle(features, 2)
+        rows, deviations = _principal_components(cells, forward.out_channels)
+        last = forward is analysis[-1]
+        out_scale = torch.full_like(deviations, 1 / quantiser_step) if last else deviations**-BALANCE
+        _set_pair(forward, backward, rows, out_scale, scale)
+        features = torch.einsum("kc,nchw->nkhw", rows, cells)
+        scale = out_scale
+    # The mean of each colour is taken off by the first layer and added again by the last.
+    first, last_layer = analysis[0], synthesis[0]
+    first.bias[: len(first.bias)] -= first.weight.sum((2, 3)) @ mean.to(first.weight)
+    last_layer.bias.copy_(mean)
+    for layer in [*model.g_a, *model.g_s]:
+        if isinstance(layer, GDN):
+            layer.gamma.copy_(layer.gamma_reparam.init(NORMALISATION * torch.eye(len(layer.beta))))
+    model.set_quality(1.0)
+    _start_hyperprior(model, model.g_a(pictures))
+
+
+def _principal_components(cells: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """At most ``count`` components, a row each, the strongest first, and their standard deviations."""
+    samples = cells.permute(0, 2, 3, 1).flatten(0, 2)
+    variances, components = torch.linalg.eigh(samples.T @ samples / len(samples))
+    strongest = torch.argsort(variances, descending=True)[:count]
+    return components[:, strongest].T, variances[strongest].clamp(min=1e-6).sqrt()
+
+
+def _set_pair(forward: nn.Module, backward: nn.Module, rows: Tensor, out_scale: Tensor, in_scale: Tensor) -> None:
+    """``rows`` as a convolution of stride 2 over 2x2 cells, and as the transposed convolution that undoes it.
+
+    Features beyond ``rows`` keep their random weights in the analysis, and a small share of them in the synthesis.
+    """
+    count, used = len(rows), len(in_scale)
+    taps = torch.zeros(count, used, 5, 5, dtype=rows.dtype)
+    taps[:, :, 2:4, 2:4] = rows.view(count, used, 2, 2)
+    ratio = out_scale.view(-1, 1, 1, 1) / in_scale.view(1, -1, 1, 1)
+    for layer, weight in ((forward, taps * ratio), (backward, taps / ratio)):
+        layer.weight[:count] = 0
+        layer.weight[:count, :used] = weight.to(layer.weight)
+        layer.bias.zero_()
+    backward.weight[count:] *= UNUSED
+
+
+def _start_hyperprior(model: Hyperprior, latents: Tensor) -> None:
+    """Lets the hyperprior begin with the deviation that each channel has on average."""
+    deviations = latents.std((0, 2, 3)).clamp(min=LEAST_DEVIATION)
+    first, last = _convolutions(model.h_a)[0], _convolutions(model.h_s)[-1]
+    first.weight /= deviations.view(1, -1, 1, 1)
+    last.weight *= 0.3 * torch.cat([deviations, deviations]).view(-1, 1, 1, 1)
+    last.bias.copy_(torch.cat([deviations, latents.mean((0, 2, 3))]))
+
+
+def _convolutions(transform: nn.Sequential) -> list[nn.Module]:
+    return [layer for layer in transform if isinstance(layer, CONVOLUTIONS)]
 
 _TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 

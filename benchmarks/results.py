@@ -17,14 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.common import CHECKOUT, default_pictures
+from benchmarks.common import CHECKOUT, default_pictures, markdown_table
 from benchmarks.results_encode import encode_set, encode_target
 from benchmarks.results_tables import (
     bd_table,
     gain_tables,
     pairs,
     published_gains,
-    speed_table,
     target_rows,
     weak_spots,
 )
@@ -37,6 +36,7 @@ from enhancer.evaluation.results import Run, load_run
 from enhancer.evaluation.sources import CodecSource, parse_codec
 from enhancer.evaluation.target import TargetRow, run_target
 from enhancer.files import write_atomically
+from enhancer.inference import default_checkpoint
 
 CODECS = (
     "BPG 4:2:0=bpg:reference@27,32,37,42",
@@ -166,7 +166,8 @@ def target_sources(args: argparse.Namespace) -> list[CodecSource]:
 
 def target_of(chosen: PictureSet, args: argparse.Namespace, models: Sequence[str]) -> list[TargetRow]:
     enhancements = [network(model, args) for model in models]
-    enhancements += [network(models[-1], args, "rotate")] if models else []
+    rotated = default_checkpoint() if default_checkpoint() in models else models[-1]
+    enhancements.append(network(rotated, args, "rotate"))
     return run_target(
         originals_of(chosen, args.data),
         target_sources(args),
@@ -231,9 +232,8 @@ def document(
     parts += [commands(args, first, (ANCHOR, *OTHER_CODECS), (), f"{first.name}-codecs"), ""]
     parts += [bd_table(codecs), ""]
     parts += ["## What others publish", "", OTHERS_NOTE, "", published_gains(), ""]
-    parts += ["## Speed and cost", "", "Times of the runs above, pictures of 0.26 to 0.39 megapixels;"]
-    parts += ["`python -m benchmarks.speed` measures speed by itself.", ""]
-    parts += [speed_table([run for runs in measured.values() for run in runs], cost_of(models)), ""]
+    parts += ["## Cost", "", "How long they take is measured apart: [docs/speed.md](docs/speed.md).", ""]
+    parts += [cost_table(models), ""]
     return "\n".join([*head_of("make results-quick" if args.quick else "make results"), *parts])
 
 
@@ -252,12 +252,17 @@ def head_of(command: str) -> list[str]:
     ]
 
 
-def cost_of(models: Sequence[str]) -> dict[str, float]:
-    """kMAC per pixel of each network, by the name that run files give it."""
+def cost_table(models: Sequence[str]) -> str:
+    """Multiplications and weights of each network."""
     from enhancer.checkpoint import load_checkpoint
-    from enhancer.network import kmac_per_pixel
+    from enhancer.network import kmac_per_pixel, parameter_count
 
-    return {Path(model).name: kmac_per_pixel(load_checkpoint(model).config) for model in models}
+    loaded = {Path(model).name: load_checkpoint(model) for model in models}
+    rows = [
+        [name, f"{kmac_per_pixel(found.config):.1f}", f"{parameter_count(found.network):,}".replace(",", " ")]
+        for name, found in loaded.items()
+    ]
+    return markdown_table(["network", "kMAC/pixel", "parameters"], rows)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from benchmarks.common import markdown_table
 from enhancer.bd_rate import Bootstrap
@@ -158,22 +157,3 @@ def target_rows(rows: Sequence[TargetRow]) -> str:
         values = [f"{row.means['psnr']:.3f}", f"{row.means['psnr_y601']:.3f}"]
         lines.append([row.label, f"{row.bpp:.5f}", *values, "–" if similarity is None else f"{similarity:.5f}"])
     return markdown_table(head, lines)
-
-
-def speed_table(runs: Sequence[Run], cost: dict[str, float]) -> str:
-    """Cost and median time of each network, over all pictures of all codecs."""
-    times: dict[str, list[float]] = {}
-    backends: dict[str, str] = {}
-    for run in runs:
-        if run.enhancement and run.enhancement["ensemble"] == "none":
-            name = run.enhancement["model"]
-            backends[name] = f"{run.enhancement['backend']}, {run.enhancement['device']}"
-            for record in run.records:
-                seconds = record.seconds.get("enhance")
-                if seconds is not None:
-                    times.setdefault(name, []).append(seconds / (record.width * record.height / 1e6))
-    rows = [
-        [name, f"{cost[name]:.0f}" if name in cost else "–", backends[name], f"{median(values):.2f}"]
-        for name, values in times.items()
-    ]
-    return markdown_table(["network", "kMAC/pixel", "backend", "s/megapixel, median"], rows)

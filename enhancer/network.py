@@ -69,9 +69,13 @@ class ChannelAttention(nn.Module):
         self.squeeze = nn.Conv2d(channels, hidden, kernel_size=1)
         self.excite = nn.Conv2d(hidden, channels, kernel_size=1)
 
+    def gate(self, x: Tensor) -> Tensor:
+        """The factor of each channel in each cell: ``(N, C, H / cell, W / cell)``."""
+        pooled = F.avg_pool2d(x, self.cell)
+        return torch.sigmoid(self.excite(torch.relu(self.squeeze(pooled))))
+
     def forward(self, x: Tensor) -> Tensor:
-        pooled = F.avg_pool2d(x, self.cell)  # (N, C, H / cell, W / cell)
-        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(pooled))))
+        gate = self.gate(x)
         if not (self.training and torch.is_grad_enabled()):
             return x * F.interpolate(gate, scale_factor=float(self.cell), mode="nearest")
         # The gradient is a plain sum over each cell; that of interpolate adds pixel by pixel to memory.

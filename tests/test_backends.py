@@ -54,6 +54,22 @@ def by(backend, checkpoint, **options) -> Enhancer:
     return Enhancer(checkpoint, create_backend(backend, checkpoint, threads=1, precision="float32"), **options)
 
 
+@pytest.mark.parametrize("attention", ["none", "channel", "spatial", "both"])
+@pytest.mark.parametrize(("half", "share"), [(False, 1e-6), (True, 0.01)])
+def test_the_pass_in_place_is_that_of_the_network(attention, half, share):
+    checkpoint = random_checkpoint(attention=attention)
+    x = torch.rand(2, 3, 16, 40)
+    condition = torch.rand(2, checkpoint.config.condition)
+    before = x.clone()
+
+    restored = TorchBackend(checkpoint, device=CPU, precision="bfloat16" if half else "float32")(x, condition)
+
+    with torch.no_grad():
+        expected = checkpoint.network(x, condition)
+    assert (restored - expected).abs().mean() < share * (expected - x).abs().mean()
+    assert torch.equal(x, before)
+
+
 @pytest.mark.parametrize("backend", OTHERS)
 @pytest.mark.parametrize("attention", ["none", "channel", "spatial", "both"])
 def test_backends_agree_within_one_step_for_every_size_and_tile(backend, attention, picture):

@@ -10,6 +10,7 @@ step that is best at high rate.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -65,7 +66,7 @@ def _principal_components(cells: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return components[:, strongest].T, variances[strongest].clamp(min=1e-6).sqrt()
 
 
-def _set_pair(forward: nn.Module, backward: nn.Module, rows: Tensor, out_scale: Tensor, in_scale: Tensor) -> None:
+def _set_pair(forward: Any, backward: Any, rows: Tensor, out_scale: Tensor, in_scale: Tensor) -> None:
     """``rows`` as a convolution of stride 2 over 2x2 cells, and as the transposed convolution that undoes it.
 
     Features beyond ``rows`` keep their random weights in the analysis, and a small share of them in the synthesis.
@@ -90,8 +91,9 @@ def _start_hyperprior(model: Hyperprior, latents: Tensor) -> None:
     last.bias.copy_(torch.cat([deviations, latents.mean((0, 2, 3))]))
 
 
-def _convolutions(transform: nn.Sequential) -> list[nn.Module]:
+def _convolutions(transform: nn.Sequential) -> list[Any]:
     return [layer for layer in transform if isinstance(layer, CONVOLUTIONS)]
+
 
 _TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 

@@ -8,7 +8,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from enhancer.backends import BackendName, Precision
+from enhancer.backends import BackendName, Precision, in_place
 from enhancer.checkpoint import Checkpoint
 from enhancer.network import keep_ends_in_float32
 
@@ -38,12 +38,17 @@ class TorchBackend:
             torch.set_num_threads(threads)
         self.device = device
         self._half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-        self._network = deepcopy(checkpoint.network)
-        self._network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack keyword memory_format
-        keep_ends_in_float32(self._network)
+        self._network = deepcopy(checkpoint.network).to(device)
+        if device.type == "cpu":
+            in_place.prepare(self._network, half=self._half)
+        else:
+            self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack keyword memory_format
+            keep_ends_in_float32(self._network)
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, condition: Tensor) -> Tensor:
+        if self.device.type == "cpu":
+            return in_place.restore(self._network, x, condition)
         layers = torch.autocast(self.device.type, torch.bfloat16) if self._half else nullcontext()
         with layers:
             restored: Tensor = self._network(x.contiguous(memory_format=torch.channels_last), condition)

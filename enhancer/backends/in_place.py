@@ -1,0 +1,76 @@
+"""The forward pass of a :class:`RestorationNetwork` for inference on a processor: the same numbers, half the time.
+
+There the convolutions take a third of the time of a plain forward pass in bfloat16 and moving features the rest. So
+features are changed where they lie, two buffers serve all blocks (fresh memory costs as much as the arithmetic),
+gates are multiplied cell by cell without being enlarged, and no operation mixes precisions, for which torch has
+slow loops only.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from enhancer.network import AttentionBlock, ChannelAttention, RestorationNetwork, SpatialAttention
+
+
+def prepare(network: RestorationNetwork, *, half: bool) -> None:
+    """Lays out the weights for :func:`restore`; with ``half`` all layers but the ends become bfloat16."""
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack keyword memory_format
+    if half:
+        for layers in (network.blocks, network.fuse):
+            layers.to(torch.bfloat16)
+
+
+def restore(network: RestorationNetwork, x: Tensor, condition: Tensor) -> Tensor:
+    """What ``network(x, condition)`` gives, after :func:`prepare`; no gradients.
+
+    The sum that runs along the blocks stays in float32.
+    """
+    config = network.config
+    kind = network.fuse.weight.dtype
+    scales = torch.exp(network.modulation(condition)).view(-1, config.blocks, config.channels, 1, 1).to(kind)
+    shallow = network.head(F.pixel_unshuffle(x, config.unshuffle).contiguous(memory_format=torch.channels_last))
+    deep = shallow.clone(memory_format=torch.preserve_format)
+    narrow = torch.empty_like(deep, dtype=kind) if kind != deep.dtype else deep
+    wide = torch.empty_like(deep) if kind != deep.dtype else None
+    for index, block in enumerate(network.blocks):
+        if wide is not None:
+            narrow.copy_(deep)
+        y = _branch(block, narrow, scales[:, index])
+        deep.add_(y if wide is None else wide.copy_(y))
+    if wide is not None:
+        narrow.copy_(deep)
+    deep.copy_(network.fuse(narrow)).add_(shallow)
+    residual = network.tail(deep) * torch.exp(network.gain(condition)).view(-1, 1, 1, 1)
+    return x + F.pixel_shuffle(residual, config.unshuffle)
+
+
+def _branch(block: nn.Module, x: Tensor, scale: Tensor) -> Tensor:
+    """What ``block`` adds to ``x``."""
+    assert isinstance(block, AttentionBlock)
+    y: Tensor = block.conv2(block.conv1(x).relu_())
+    spatial = isinstance(block.spatial, SpatialAttention)
+    if isinstance(block.channel, ChannelAttention):
+        gate = block.channel.gate(y)
+        _scale_cells(y, gate if spatial else gate * scale, block.channel.cell)
+    if isinstance(block.spatial, SpatialAttention):
+        y.mul_(_spatial_gate(block.spatial, y))
+    if spatial or not isinstance(block.channel, ChannelAttention):
+        y.mul_(scale)
+    return y
+
+
+def _scale_cells(y: Tensor, gate: Tensor, cell: int) -> None:
+    """Multiplies each ``cell`` x ``cell`` square of ``y`` (N, C, H, W) by its element of ``gate``."""
+    pixels = y.permute(0, 2, 3, 1)
+    cells = pixels.unflatten(2, (-1, cell)).unflatten(1, (-1, cell))  # type: ignore[no-untyped-call]
+    cells.mul_(gate.permute(0, 2, 3, 1)[:, :, None, :, None, :])
+
+
+def _spatial_gate(attention: SpatialAttention, y: Tensor) -> Tensor:
+    pixels = y.permute(0, 2, 3, 1)
+    mean = pixels @ pixels.new_full((y.shape[1], 1), 1 / y.shape[1])  # faster than a mean, summed in float32, too
+    summary = torch.cat([mean, pixels.amax(3, keepdim=True)], dim=3).permute(0, 3, 1, 2)
+    return torch.sigmoid(attention.gate(summary))

@@ -28,6 +28,7 @@ from benchmarks.results_tables import (
     weak_spots,
 )
 from codec_wrappers.encode_cache import EncodeCache
+from enhancer.checkpoint import checkpoint_names, load_checkpoint
 from enhancer.evaluation.enhancement import Enhancement
 from enhancer.evaluation.parallel import threads_per_job
 from enhancer.evaluation.pictures import Original, load_originals
@@ -37,6 +38,7 @@ from enhancer.evaluation.sources import CodecSource, parse_codec
 from enhancer.evaluation.target import TargetRow, run_target
 from enhancer.files import write_atomically
 from enhancer.inference import default_checkpoint
+from enhancer.network import NetworkConfig, kmac_per_pixel, parameter_count
 
 CODECS = (
     "BPG 4:2:0=bpg:reference@27,32,37,42",
@@ -60,16 +62,19 @@ LIVE1_ALONE = (
     *("dancers", "flowersonih35", "manfishing", "monarch", "studentsculpture"),
 )
 TARGET_BPP = 0.15
+LARGE_KMAC = 1000
+"""Networks of more kMAC per pixel are left out on sets that say so, unless ``--full``: an hour on two cores."""
 
 
 @dataclass(frozen=True)
 class PictureSet:
-    """A folder of pictures and how the tables call it."""
+    """A folder of pictures, how the tables call it, and whether networks that take long are measured on it."""
 
     title: str
     folder: str
     only: tuple[str, ...] = ()
     limit: int | None = None
+    large_networks: bool = True
 
     @property
     def name(self) -> str:
@@ -79,7 +84,7 @@ class PictureSet:
 
 SETS = (
     PictureSet("Kodak", "kodak"),
-    PictureSet("CID22, validation part", "cid22_val"),
+    PictureSet("CID22, validation part", "cid22_val", large_networks=False),
     PictureSet("LIVE1 without Kodak's scenes", "live1", LIVE1_ALONE),
 )
 QUICK = (PictureSet("Kodak, four pictures", "kodak", limit=4),)
@@ -106,8 +111,17 @@ def save_photographs(data: Path) -> PictureSet:
 
 
 def measure_set(chosen: PictureSet, args: argparse.Namespace, models: Sequence[str]) -> list[Run]:
-    """Runs of all codecs with all networks on one set."""
-    return measure(chosen, args, args.codec or CODECS, models, chosen.name)
+    """Runs of all codecs with the networks of one set."""
+    return measure(chosen, args, args.codec or CODECS, models_of(chosen, args, models), chosen.name)
+
+
+def models_of(chosen: PictureSet, args: argparse.Namespace, models: Sequence[str]) -> list[str]:
+    """Those that are measured on a set."""
+    return [m for m in models if chosen.large_networks or args.full or kmac_per_pixel(config_of(m)) <= LARGE_KMAC]
+
+
+def config_of(model: str) -> NetworkConfig:
+    return load_checkpoint(model).config
 
 
 def measure(
@@ -217,7 +231,10 @@ def document(
     parts = ["## Weak spots", "", weak_spots(measured), ""]
     for chosen in sets:
         runs = measured[chosen.title]
-        parts += [f"## {chosen.title}", "", commands(args, chosen, args.codec or CODECS, models, chosen.name), ""]
+        own = models_of(chosen, args, models)
+        parts += [f"## {chosen.title}", "", commands(args, chosen, args.codec or CODECS, own, chosen.name), ""]
+        if missing := [f"`{model}`" for model in models if model not in own]:
+            parts += [f"Without {', '.join(missing)}: `make results ARGS=--full`.", ""]
         parts += ["RGB-PSNR gained at each point, mean over pictures (worst picture):", "", gain_tables(runs), ""]
         parts += ["Against the codec alone:", "", bd_table([(p.decoded, p.enhanced) for p in pairs(runs)]), ""]
         parts += ["Across codecs:", "", bd_table(across(runs)), ""]
@@ -254,9 +271,6 @@ def head_of(command: str) -> list[str]:
 
 def cost_table(models: Sequence[str]) -> str:
     """Multiplications and weights of each network."""
-    from enhancer.checkpoint import load_checkpoint
-    from enhancer.network import kmac_per_pixel, parameter_count
-
     loaded = {Path(model).name: load_checkpoint(model) for model in models}
     rows = [
         [name, f"{kmac_per_pixel(found.config):.1f}", f"{parameter_count(found.network):,}".replace(",", " ")]
@@ -268,6 +282,7 @@ def cost_table(models: Sequence[str]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure all results and write RESULTS.md.")
     parser.add_argument("--quick", action="store_true", help="four pictures of Kodak only")
+    parser.add_argument("--full", action="store_true", help="all networks on all sets: an hour more on two cores")
     parser.add_argument("--encode", action="store_true", help="only make the bitstreams; a later run finds them")
     parser.add_argument(
         "--data", type=Path, default=default_pictures().parent, metavar="DIR", help="folder of the sets"
@@ -281,8 +296,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, default=CHECKOUT / "build" / "results", metavar="DIR")
     parser.add_argument("--write", type=Path, metavar="FILE", help="default: RESULTS.md, or build/RESULTS-quick.md")
     args = parser.parse_args(argv)
-    from enhancer.checkpoint import checkpoint_names
-
     sets = QUICK if args.quick else SETS
     if args.quick and not (args.data / sets[0].folder).is_dir():
         args.data = args.output / "data"

@@ -48,6 +48,9 @@ from train.runlog import append_log, load_state, save_state
 RESUMABLE = ("steps", "decay", "validate_every")
 """Settings that may differ when a run is resumed: a run may be prolonged, or brought to its end."""
 
+GAINS_LR = 5e-3
+"""Learning rate for the logarithms of gains."""
+
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _UNKNOWN = 10**9
 _FIRST_STEP, _LOOKS = 1 << 40, 12  # of the batches that a fresh model starts from: far from any it is trained on
@@ -66,6 +69,7 @@ class LearnedConfig:
         crop: Side of the crops, a multiple of 64.
         batch: Crops a step.
         lr: Highest learning rate of Adam.
+        hyper_lr: The same for the hyperprior and the factorised prior.
         aux_lr: Learning rate of the quantiles.
         warmup: Steps of linear rise to ``lr``.
         decay: Share of all steps, at the end, in which the rate falls to zero along a cosine.
@@ -80,11 +84,12 @@ class LearnedConfig:
     model: Kind
     lambdas: tuple[float, ...]
     n: int = 48
-    m: int = 128
+    m: int = 160
     steps: int = 10_000
     crop: int = 128
     batch: int = 8
-    lr: float = 5e-4
+    lr: float = 2e-4
+    hyper_lr: float = 4e-4
     aux_lr: float = 1e-2
     warmup: int = 200
     decay: float = 0.4
@@ -118,8 +123,9 @@ class LearnedTrainer:
         self.model.to(memory_format=torch.channels_last)
         self.average = build(self.model.config).to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.model.state_dict())
-        self.trained, quantiles = _parameters(self.model)
-        self.optimizer = torch.optim.Adam(self.trained, config.lr, fused=True)
+        groups, quantiles = _parameters(self.model, config)
+        self.trained: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
+        self.optimizer = torch.optim.Adam(groups, config.lr, fused=True)
         self.aux_optimizer = torch.optim.Adam(quantiles, config.aux_lr, fused=True) if quantiles else None
         # Read by every step, a recorded one too: changed in place.
         self._report = torch.zeros(5, device=device)  # loss, bpp, mse, aux, gradient norm
@@ -146,7 +152,8 @@ class LearnedTrainer:
         torch.manual_seed(1_000_003 * config.seed + self.step)  # the noise of quantisation
         x = self._crops(self.step)
         position, weight = (torch.tensor(value, device=self.device) for value in self._quality())
-        set_rate(self.optimizer.param_groups[0], config.lr * schedule(config, self.step))
+        for group, rate in zip(self.optimizer.param_groups, (config.lr, config.hyper_lr), strict=False):
+            set_rate(group, rate * schedule(config, self.step))
         set_average_step(self._ema_step, config.ema, self.step)
         if self._graph is not None:
             self._graph(x, position, weight)
@@ -300,15 +307,19 @@ def _start(config: LearnedConfig, pictures: Pictures) -> Hyperprior:
     return model
 
 
-def _parameters(model: Hyperprior) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """What the main optimiser changes, and the quantiles; everything else is frozen."""
+def _parameters(model: Hyperprior, config: LearnedConfig) -> tuple[list[dict[str, Any]], list[nn.Parameter]]:
+    """What the main optimiser changes, in groups of one rate, and the quantiles; everything else is frozen."""
     if isinstance(model, MshSfModel):
         model.requires_grad_(False)
         for gain in model.gains():
             gain.requires_grad_()
-        return model.gains(), []
-    quantiles = [model.entropy_bottleneck.quantiles]
-    return [p for p in model.parameters() if p is not quantiles[0]], quantiles
+        return [{"params": model.gains(), "lr": config.lr}], []
+    prior = model.entropy_bottleneck
+    transforms = [*model.g_a.parameters(), *model.g_s.parameters()]
+    hyperprior = [*model.h_a.parameters(), *model.h_s.parameters()]
+    hyperprior += [parameter for parameter in prior.parameters() if parameter is not prior.quantiles]
+    groups = [{"params": transforms, "lr": config.lr}, {"params": hyperprior, "lr": config.hyper_lr}]
+    return groups, [prior.quantiles]
 
 
 def default_lambdas(model: Kind) -> tuple[float, ...]:

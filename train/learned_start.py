@@ -23,6 +23,9 @@ BALANCE = 0.5
 NORMALISATION = 0.01
 """Of the divisive normalisations, on the diagonal."""
 LEAST_DEVIATION = 0.05  # of a latent, in quantiser steps: what is less never leaves zero
+MEANS, OFFSET, RESOLUTION = 3, 6.0, 8.0
+"""Of the hyperprior: latents whose mean is sent, what makes them positive, steps in which a deviation is sent."""
+FLOOR, BACKGROUND = 0.1, 0.1  # of a scale; share that random weights keep
 UNUSED = 0.1  # share that a feature without a principal component has of its usual weight in the synthesis
 
 
@@ -83,12 +86,62 @@ def _set_pair(forward: Any, backward: Any, rows: Tensor, out_scale: Tensor, in_s
 
 
 def _start_hyperprior(model: Hyperprior, latents: Tensor) -> None:
-    """Lets the hyperprior begin with the deviation that each channel has on average."""
+    """Lets the hyperprior begin with what any codec would send beside the latents ``(N, m, H, W)``.
+
+    These are, averaged over 4x4 positions: the strongest latents, as the mean to expect, and the size of groups of
+    others, as their scale. All are positive between the layers, where the activations then pass them as they are.
+    """
+    down, up = _convolutions(model.h_a), _convolutions(model.h_s)
     deviations = latents.std((0, 2, 3)).clamp(min=LEAST_DEVIATION)
-    first, last = _convolutions(model.h_a)[0], _convolutions(model.h_s)[-1]
-    first.weight /= deviations.view(1, -1, 1, 1)
-    last.weight *= 0.3 * torch.cat([deviations, deviations]).view(-1, 1, 1, 1)
-    last.bias.copy_(torch.cat([deviations, latents.mean((0, 2, 3))]))
+    n, m = down[0].out_channels, down[0].in_channels
+    watched = torch.linspace(0, m - 1, (n - MEANS) // 2).round().long()  # their size is taken from two features each
+    groups = max(len(watched) // 2, 1)
+    group_of = torch.arange(len(watched)) * groups // len(watched)
+    for layer in [*down, *up]:
+        layer.weight *= BACKGROUND
+        layer.bias.zero_()
+    down[0].weight /= deviations.view(1, -1, 1, 1)
+    for i in range(MEANS):
+        down[0].weight[i, i, 1, 1] = 1 / deviations[i]
+    down[0].bias[:MEANS] = OFFSET
+    for i, channel in enumerate(watched.tolist()):
+        for place, sign in ((MEANS + 2 * i, 1), (MEANS + 2 * i + 1, -1)):
+            down[0].weight[place, channel, 1, 1] = sign / deviations[channel]
+            down[1].weight[MEANS + group_of[i], place] += _square(0.25) / (group_of == group_of[i]).sum()
+    kept = MEANS + groups
+    expected = torch.full((kept,), OFFSET)
+    expected[MEANS:] = (latents[:, watched].abs().mean((0, 2, 3)) / deviations[watched]).mean()
+    for i in range(kept):
+        if i < MEANS:
+            down[1].weight[i, i] += _square(0.25)
+        down[2].weight[i, i] += _square(0.25 * RESOLUTION)
+        up[0].weight[i, i] += _smooth() / RESOLUTION
+        up[1].weight[i, i] += _smooth()
+    down[2].bias[:kept] = -RESOLUTION * expected
+    up[0].bias[:kept] = expected
+    last = up[2]
+    last.weight *= torch.cat([deviations, deviations]).view(-1, 1, 1, 1)
+    last.bias[:m] = FLOOR * deviations
+    nearest = torch.bucketize(torch.arange(m), watched).clamp(max=len(watched) - 1)
+    for channel, group in enumerate(group_of[nearest].tolist()):
+        share = (1 - FLOOR) / expected[MEANS + group]
+        last.weight[channel, MEANS + group, 1, 1] += share * deviations[channel]
+    for i in range(MEANS):
+        last.weight[m + i, i, 1, 1] += deviations[i]
+        last.bias[m + i] = -OFFSET * deviations[i]
+
+
+def _square(value: float) -> Tensor:
+    """A 5x5 kernel of stride 2 that adds up 2x2 cells."""
+    kernel = torch.zeros(5, 5)
+    kernel[2:4, 2:4] = value
+    return kernel
+
+
+def _smooth() -> Tensor:
+    """A 5x5 transposed kernel of stride 2 that interpolates between such cells."""
+    taps = torch.tensor([0.0, 0.25, 0.75, 0.75, 0.25])
+    return torch.outer(taps, taps)
 
 
 def _convolutions(transform: nn.Sequential) -> list[Any]:

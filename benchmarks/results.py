@@ -63,7 +63,7 @@ LIVE1_ALONE = (
 )
 TARGET_BPP = 0.15
 LARGE_KMAC = 1000
-"""Networks of more kMAC per pixel are left out on sets that say so, unless ``--full``: an hour on two cores."""
+"""Networks of more kMAC per pixel take an hour a set on two cores; sets may leave them out, ``--full`` takes them."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def document(
     parts += [commands(args, first, (ANCHOR, *OTHER_CODECS), (), f"{first.name}-codecs"), ""]
     parts += [bd_table(codecs), ""]
     parts += ["## What others publish", "", OTHERS_NOTE, "", published_gains(), ""]
-    parts += ["## Cost", "", "How long they take is measured apart: [docs/speed.md](docs/speed.md).", ""]
+    parts += ["## Cost", "", "How long they take is measured apart: `docs/speed.md`.", ""]
     parts += [cost_table(models), ""]
     return "\n".join([*head_of("make results-quick" if args.quick else "make results"), *parts])
 

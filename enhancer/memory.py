@@ -10,8 +10,11 @@ import torch
 
 from enhancer.network import NetworkConfig
 
-CPU_BUDGET = 384 << 20
-"""Bytes that the features of one tile may take on a processor; larger tiles are hardly faster."""
+CPU_BUDGET = 1 << 30
+"""Bytes that the features of one tile may take on a processor."""
+
+TOLERANCE = 1.05
+"""Tiles that read so many times the pixels of the best ones are as good, if they need less memory."""
 
 LIVE_TENSORS = 7
 """Feature tensors that are alive at the same time within a block, work space of convolutions included."""
@@ -34,7 +37,7 @@ def memory_budget(device: torch.device) -> int:
 
 
 def choose_tile(height: int, width: int, *, halo: int, multiple: int, max_pixels: int) -> tuple[int, int]:
-    """Height and width of the tiles that read the fewest pixels, with windows of at most ``max_pixels``.
+    """Height and width of tiles: the whole picture if it fits, else the smallest that read about as little as any.
 
     Windows are the tiles with their halo, clamped at the picture. When even the smallest useful window
     is above the limit, the smallest is returned: memory is exceeded rather than time without end.
@@ -46,13 +49,15 @@ def choose_tile(height: int, width: int, *, halo: int, multiple: int, max_pixels
         multiple: Tile sides are multiples of this.
         max_pixels: Limit for a window.
     """
+    if height * width <= max_pixels:
+        return height, width
     rows, columns = _cuts(height, halo, multiple), _cuts(width, halo, multiple)
     pairs = [(row, column) for row in rows for column in columns]
     allowed = [pair for pair in pairs if pair[0].window * pair[1].window <= max_pixels]
-    if allowed:  # of equal costs the larger tile wins
-        row, column = min(allowed, key=lambda p: (p[0].read * p[1].read, -p[0].tile * p[1].tile))
-    else:
-        row, column = min(pairs, key=lambda p: p[0].window * p[1].window)
+    if allowed:
+        limit = TOLERANCE * min(row.read * column.read for row, column in allowed)
+        pairs = [pair for pair in allowed if pair[0].read * pair[1].read <= limit]
+    row, column = min(pairs, key=lambda p: (p[0].window * p[1].window, p[0].read * p[1].read))
     return row.tile, column.tile
 
 

@@ -20,7 +20,9 @@ if missing_modules():
 from learned_weights import random_model, write_weights
 
 from codec_wrappers import get_codec
+from codec_wrappers.learned.models import ModelConfig, build
 from codec_wrappers.learned.storage import parse_model
+from train import learned_start
 from train.__main__ import parser
 from train.learned import LearnedConfig, LearnedTrainer, rate_and_distortion, run, schedule
 from train.learned_data import Pictures
@@ -99,12 +101,43 @@ def test_a_fresh_model_is_a_block_transform(pictures, kind):
         restored = model.g_s(latents)
         bpp, mse = rate_and_distortion(model, x, amp=False)
 
-    kept = x - x.mean((2, 3), keepdim=True)
-    assert (restored - x).square().mean() < 0.15 * kept.square().mean()
-    assert mse < 0.2 * kept.square().mean()
+    varying = (x - x.mean((2, 3), keepdim=True)).square().mean()
+    assert (restored - x).square().mean() < 0.15 * varying
+    assert mse < 0.2 * varying
     assert bpp < 2.5
     strengths = latents.std((0, 2, 3))
     assert strengths[0] == strengths.max()
+
+
+def test_a_fresh_hyperprior_sends_local_means_and_sizes(monkeypatch):
+    """Latents without structure: everywhere, at the border too, it expects nothing but their deviation."""
+    monkeypatch.setattr(learned_start, "BACKGROUND", 0.0)
+    model = build(ModelConfig("msh", 16, 24, (0.01,)))
+    latents = torch.randn(4, 24, 16, 16, generator=torch.Generator().manual_seed(1)) * torch.arange(24, 0, -1).view(
+        -1, 1, 1
+    )
+
+    with torch.no_grad():
+        learned_start._start_hyperprior(model, latents)
+        level = latents.std((0, 2, 3)).view(-1, 1, 1) * torch.ones(24, 16, 16)
+        sign = torch.where(torch.arange(16) % 2 == 0, 0.8, -0.8)  # sizes of a normal distribution, means of zero
+        scales, means = model.h_s(model.h_a(level[None] * sign)).chunk(2, 1)
+        moved = model.h_s(model.h_a(level[None] * torch.tensor(1.5).expand(16)))
+
+    torch.testing.assert_close(scales / level, torch.ones_like(scales), atol=0.1, rtol=0)
+    assert means.abs().max() < 0.05 * level.max()
+    inside = moved[0, 24:27, 4:-4, 4:-4] / level[:3, 4:-4, 4:-4]
+    torch.testing.assert_close(inside, torch.full_like(inside, 1.5), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(("n", "m"), [(5, 4), (8, 12), (64, 16), (6, 100)])
+def test_models_of_any_size_start(pictures, n, m):
+    LearnedTrainer(replace(TINY, n=n, m=m), pictures, CPU).advance()
+
+
+def test_too_few_channels_are_refused(pictures):
+    with pytest.raises(ValueError, match="n must be at least 5"):
+        LearnedTrainer(replace(TINY, n=4), pictures, CPU)
 
 
 @pytest.mark.parametrize("model", ["msh", "vrae"])

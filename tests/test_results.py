@@ -108,3 +108,19 @@ def test_streams_made_beforehand_are_all_that_is_needed_and_a_second_call_only_w
     assert "| webp:effort=0 against BPG 4:2:0 |" in first
     assert "| net.safetensors |" in first
     assert "enhance-eval rd DATA/kodak" in first
+
+
+def test_a_large_network_is_left_out_where_a_set_says_so_and_the_page_tells(small_set, tmp_path, monkeypatch):
+    sets = (results.PictureSet("First", "kodak"), results.PictureSet("Second", "kodak", large_networks=False))
+    monkeypatch.setattr(results, "SETS", sets)
+    monkeypatch.setattr(results, "LARGE_KMAC", 0)
+    monkeypatch.setattr(results, "cost_table", lambda _: "")
+    path = tmp_path / "RESULTS.md"
+
+    assert results.main([*[option for option in small_set if option != "--quick"], "--write", str(path)]) == 0
+
+    first, second = path.read_text().split("## Second")
+    model = small_set[small_set.index("--model") + 1]
+    assert "| + net |" in first
+    assert "| + net |" not in second
+    assert f"Without `{model}`: `make results ARGS=--full`." in second

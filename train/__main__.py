@@ -231,7 +231,8 @@ def _add_learned(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument("--steps", type=int, default=10_000, help="all steps; the learning rate ends with them")
     command.add_argument("--crop", type=int, default=128, help="side of the crops, a multiple of 64 (%(default)s)")
     command.add_argument("--batch", type=int, default=8, help="crops a step (%(default)s)")
-    command.add_argument("--lr", type=float, help="highest learning rate (0.0002; 0.005 for msh-sf)")
+    command.add_argument("--lr", type=float, default=0.0, help="highest learning rate (0.0002; 0.005 for msh-sf)")
+    command.add_argument("--hyper-lr", type=float, default=4e-4, help="of the hyperprior (%(default)s)")
     command.add_argument("--validate-every", type=int, default=1000, help="steps between validations (%(default)s)")
     command.add_argument("--fit", action="store_true", help="make as many steps as --minutes allow, whatever --steps")
     command.add_argument("--eager", action="store_true", help="on a GPU: no CUDA graphs")
@@ -241,14 +242,13 @@ def _add_learned(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _learned(args: argparse.Namespace) -> None:
-    from train.learned import GAINS_LR, LearnedConfig, default_lambdas, run
+    from train.learned import LearnedConfig, default_lambdas, run
 
     _check_run_options(args)
-    names = ("model", "n", "m", "steps", "crop", "batch", "seed", "validate_every")
+    names = ("model", "n", "m", "steps", "crop", "batch", "lr", "hyper_lr", "seed", "validate_every")
     lambdas = tuple(float(part) for part in args.lambdas.split(",")) if args.lambdas else default_lambdas(args.model)
     start = str(args.start) if args.start else ""
-    lr = args.lr or (GAINS_LR if args.model == "msh-sf" else LearnedConfig.lr)
-    config = LearnedConfig(**{name: getattr(args, name) for name in names}, lr=lr, lambdas=lambdas, start=start)
+    config = LearnedConfig(**{name: getattr(args, name) for name in names}, lambdas=lambdas, start=start)
     options = {name: getattr(args, name) for name in ("device", "minutes", "fit", "eager")}
     print(run(config, args.data, args.output, **options))
 

@@ -48,12 +48,12 @@ from train.runlog import append_log, load_state, save_state
 RESUMABLE = ("steps", "decay", "validate_every")
 """Settings that may differ when a run is resumed: a run may be prolonged, or brought to its end."""
 
-GAINS_LR = 5e-3
-"""Learning rate for the logarithms of gains."""
-
+TRANSFORMS_LR = 2e-4
+GAINS_LR = 5e-3  # of the logarithms of gains
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _UNKNOWN = 10**9
-_FIRST_STEP, _LOOKS = 1 << 40, 12  # of the batches that a fresh model starts from: far from any it is trained on
+_FIRST_STEP = 1 << 40  # of the crops that a fresh model starts from: far from any that it is trained on
+_CROPS = 96  # their number
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class LearnedConfig:
         steps: Optimiser steps.
         crop: Side of the crops, a multiple of 64.
         batch: Crops a step.
-        lr: Highest learning rate of Adam.
+        lr: Highest learning rate of Adam; 0 takes the one that suits the kind.
         hyper_lr: The same for the hyperprior and the factorised prior.
         aux_lr: Learning rate of the quantiles.
         warmup: Steps of linear rise to ``lr``.
@@ -88,7 +88,7 @@ class LearnedConfig:
     steps: int = 10_000
     crop: int = 128
     batch: int = 8
-    lr: float = 2e-4
+    lr: float = 0.0
     hyper_lr: float = 4e-4
     aux_lr: float = 1e-2
     warmup: int = 200
@@ -107,6 +107,8 @@ class LearnedConfig:
             raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}")
         if self.model == "msh-sf" and not self.start:
             raise ValueError("msh-sf starts from the weights of a trained msh (--start)")
+        if self.lr == 0:
+            object.__setattr__(self, "lr", GAINS_LR if self.model == "msh-sf" else TRANSFORMS_LR)
 
 
 class LearnedTrainer:
@@ -152,7 +154,8 @@ class LearnedTrainer:
         torch.manual_seed(1_000_003 * config.seed + self.step)  # the noise of quantisation
         x = self._crops(self.step)
         position, weight = (torch.tensor(value, device=self.device) for value in self._quality())
-        for group, rate in zip(self.optimizer.param_groups, (config.lr, config.hyper_lr), strict=False):
+        rates = (config.lr, config.hyper_lr)  # of the transforms or gains, and of the hyperprior if it learns
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
             set_rate(group, rate * schedule(config, self.step))
         set_average_step(self._ema_step, config.ema, self.step)
         if self._graph is not None:
@@ -302,8 +305,7 @@ def _start(config: LearnedConfig, pictures: Pictures) -> Hyperprior:
         path = Path(config.start)
         copy_weights(parse_model(path.read_bytes(), path), model)
     else:
-        seen = [pictures.batch(config.seed, _FIRST_STEP + i, config.batch, config.crop) for i in range(_LOOKS)]
-        start_as_block_transform(model, torch.cat(seen))
+        start_as_block_transform(model, pictures.batch(config.seed, _FIRST_STEP, _CROPS, config.crop))
     return model
 
 

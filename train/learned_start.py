@@ -20,23 +20,30 @@ from codec_wrappers.learned.models import CONVOLUTIONS, GDN, Hyperprior, Modulat
 
 BALANCE = 0.5
 """Features are divided by this power of their standard deviation, so that a step of Adam moves all alike."""
-NORMALISATION = 0.01
-"""Of the divisive normalisations, on the diagonal."""
+NORMALISATION = 0.01  # of the divisive normalisations, on the diagonal
 LEAST_DEVIATION = 0.05  # of a latent, in quantiser steps: what is less never leaves zero
-MEANS, OFFSET, RESOLUTION = 3, 6.0, 8.0
-"""Of the hyperprior: latents whose mean is sent, what makes them positive, steps in which a deviation is sent."""
-FLOOR, BACKGROUND = 0.1, 0.1  # of a scale; share that random weights keep
+MEANS = 3  # latents, the strongest, whose local mean the hyperprior sends
+OFFSET = 6.0  # in deviations: makes these means positive between the layers
+RESOLUTION = 8.0  # steps in which the hyperprior sends a deviation
+FLOOR = 0.1  # of a scale, in deviations
+BACKGROUND = 0.1  # share that the hyperprior's random weights keep
+CHUNK = 8  # pictures that are transformed at once
 UNUSED = 0.1  # share that a feature without a principal component has of its usual weight in the synthesis
 
 
 @torch.no_grad()
 def start_as_block_transform(model: Hyperprior, pictures: Tensor) -> None:
-    """Sets the transforms of a fresh model to a linear one, and its hyperprior to the latents' mean deviations.
+    """Sets a fresh model's transforms to a linear one, and its hyperprior to send local means and sizes of latents.
 
     Args:
         model: Any kind without gain vectors; a modulated one is set for its highest lambda.
         pictures: ``(N, 3, H, W)`` in [0, 1] to take the components from, sides a multiple of 64.
+
+    Raises:
+        ValueError: If the model has fewer than 5 channels or 4 latents.
     """
+    if model.config.n < MEANS + 2 or model.config.m < MEANS + 1:
+        raise ValueError(f"n must be at least {MEANS + 2} and m {MEANS + 1}, got {model.config.n}, {model.config.m}")
     quantiser_step = math.sqrt(18 / (model.config.lambdas[-1] * 255**2 * math.log(2)))
     analysis, synthesis = _convolutions(model.g_a), _convolutions(model.g_s)[::-1]
     mean = pictures.double().mean((0, 2, 3))
@@ -52,13 +59,13 @@ def start_as_block_transform(model: Hyperprior, pictures: Tensor) -> None:
         scale = out_scale
     # The mean of each colour is taken off by the first layer and added again by the last.
     first, last_layer = analysis[0], synthesis[0]
-    first.bias[: len(first.bias)] -= first.weight.sum((2, 3)) @ mean.to(first.weight)
+    first.bias -= first.weight.sum((2, 3)) @ mean.to(first.weight)
     last_layer.bias.copy_(mean)
     for layer in [*model.g_a, *model.g_s]:
         if isinstance(layer, GDN):
             layer.gamma.copy_(layer.gamma_reparam.init(NORMALISATION * torch.eye(len(layer.beta))))
     model.set_quality(1.0)
-    _start_hyperprior(model, model.g_a(pictures))
+    _start_hyperprior(model, torch.cat([model.g_a(part) for part in torch.split(pictures, CHUNK)]))
 
 
 def _principal_components(cells: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -89,41 +96,53 @@ def _start_hyperprior(model: Hyperprior, latents: Tensor) -> None:
     """Lets the hyperprior begin with what any codec would send beside the latents ``(N, m, H, W)``.
 
     These are, averaged over 4x4 positions: the strongest latents, as the mean to expect, and the size of groups of
-    others, as their scale. All are positive between the layers, where the activations then pass them as they are.
+    the others, as their scale. Both are positive features, which leaky ReLUs pass as they are.
     """
-    down, up = _convolutions(model.h_a), _convolutions(model.h_s)
-    deviations = latents.std((0, 2, 3)).clamp(min=LEAST_DEVIATION)
-    n, m = down[0].out_channels, down[0].in_channels
-    watched = torch.linspace(0, m - 1, (n - MEANS) // 2).round().long()  # their size is taken from two features each
-    groups = max(len(watched) // 2, 1)
-    group_of = torch.arange(len(watched)) * groups // len(watched)
-    for layer in [*down, *up]:
+    for layer in [*_convolutions(model.h_a), *_convolutions(model.h_s)]:
         layer.weight *= BACKGROUND
         layer.bias.zero_()
-    down[0].weight /= deviations.view(1, -1, 1, 1)
+    deviations = latents.std((0, 2, 3)).clamp(min=LEAST_DEVIATION)
+    n, m = model.config.n, model.config.m
+    watched = torch.linspace(MEANS, m - 1, (n - MEANS) // 2).round().long()
+    groups = max(min(len(watched) // 2, m - MEANS), 1)
+    group_of = torch.arange(len(watched)) * groups // len(watched)
+    expected = torch.full((MEANS + groups,), OFFSET)
+    expected[MEANS:] = latents[:, watched].abs().mean((0, 2, 3)).div(deviations[watched]).mean()
+    _start_hyper_analysis(_convolutions(model.h_a), deviations, watched, group_of, expected)
+    nearest = (torch.arange(m)[:, None] - watched).abs().argmin(1)
+    _start_hyper_synthesis(_convolutions(model.h_s), deviations, group_of[nearest], expected)
+
+
+def _start_hyper_analysis(
+    layers: list[Any], deviations: Tensor, watched: Tensor, group_of: Tensor, expected: Tensor
+) -> None:
+    """Means and group sizes of the latents, less what is expected of them, in steps."""
+    first, second, third = layers
+    first.weight /= deviations.view(1, -1, 1, 1)
     for i in range(MEANS):
-        down[0].weight[i, i, 1, 1] = 1 / deviations[i]
-    down[0].bias[:MEANS] = OFFSET
-    for i, channel in enumerate(watched.tolist()):
-        for place, sign in ((MEANS + 2 * i, 1), (MEANS + 2 * i + 1, -1)):
-            down[0].weight[place, channel, 1, 1] = sign / deviations[channel]
-            down[1].weight[MEANS + group_of[i], place] += _square(0.25) / (group_of == group_of[i]).sum()
-    kept = MEANS + groups
-    expected = torch.full((kept,), OFFSET)
-    expected[MEANS:] = (latents[:, watched].abs().mean((0, 2, 3)) / deviations[watched]).mean()
-    for i in range(kept):
-        if i < MEANS:
-            down[1].weight[i, i] += _square(0.25)
-        down[2].weight[i, i] += _square(0.25 * RESOLUTION)
-        up[0].weight[i, i] += _smooth() / RESOLUTION
-        up[1].weight[i, i] += _smooth()
-    down[2].bias[:kept] = -RESOLUTION * expected
-    up[0].bias[:kept] = expected
-    last = up[2]
+        first.weight[i, i, 1, 1] = 1 / deviations[i]
+        first.bias[i] = OFFSET
+        second.weight[i, i] += _square(0.25)
+    for i, (channel, group) in enumerate(zip(watched.tolist(), group_of.tolist(), strict=True)):
+        for place, sign in ((MEANS + 2 * i, 1), (MEANS + 2 * i + 1, -1)):  # the size is the sum of both, rectified
+            first.weight[place, channel, 1, 1] = sign / deviations[channel]
+            second.weight[MEANS + group, place] += _square(0.25) / (group_of == group).sum()
+    for i in range(len(expected)):
+        third.weight[i, i] += _square(0.25 * RESOLUTION)
+    third.bias[: len(expected)] = -RESOLUTION * expected
+
+
+def _start_hyper_synthesis(layers: list[Any], deviations: Tensor, group_of: Tensor, expected: Tensor) -> None:
+    """Scales and means of all latents from what the analysis sends; ``group_of`` each latent."""
+    first, second, last = layers
+    for i in range(len(expected)):
+        first.weight[i, i] += _smooth() / RESOLUTION  # zero on average: beyond the border, too
+        second.weight[i, i] += _square(1.0)
+    first.bias[: len(expected)] = expected
+    m = len(deviations)
     last.weight *= torch.cat([deviations, deviations]).view(-1, 1, 1, 1)
     last.bias[:m] = FLOOR * deviations
-    nearest = torch.bucketize(torch.arange(m), watched).clamp(max=len(watched) - 1)
-    for channel, group in enumerate(group_of[nearest].tolist()):
+    for channel, group in enumerate(group_of.tolist()):
         share = (1 - FLOOR) / expected[MEANS + group]
         last.weight[channel, MEANS + group, 1, 1] += share * deviations[channel]
     for i in range(MEANS):
@@ -132,14 +151,14 @@ def _start_hyperprior(model: Hyperprior, latents: Tensor) -> None:
 
 
 def _square(value: float) -> Tensor:
-    """A 5x5 kernel of stride 2 that adds up 2x2 cells."""
+    """A 5x5 kernel of stride 2 that adds up 2x2 cells; transposed, it repeats each value in its cell."""
     kernel = torch.zeros(5, 5)
     kernel[2:4, 2:4] = value
     return kernel
 
 
 def _smooth() -> Tensor:
-    """A 5x5 transposed kernel of stride 2 that interpolates between such cells."""
+    """A transposed 5x5 kernel of stride 2 that interpolates between such cells; nothing is 0 beyond the border."""
     taps = torch.tensor([0.0, 0.25, 0.75, 0.75, 0.25])
     return torch.outer(taps, taps)
 

@@ -1,0 +1,9 @@
+# Read by the other scripts: R the repository, W the folder for everything, DEV the device.
+R=${R:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}
+W=${W:-/tmp}
+DEV=${DEV:-cuda}
+PY=${PY:-python3}
+export PYTHONPATH=$W/site:$R PYTHONUNBUFFERED=1 OMP_NUM_THREADS=3
+export W
+P="$PY -m train"
+cd "$R" || exit 1

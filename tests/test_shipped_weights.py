@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from codec_wrappers import get_codec
+from codec_wrappers.learned.loader import missing_modules
 from enhancer.backends import DEEP_BLOCKS, create_backend
 from enhancer.checkpoint import checkpoint_names, load_checkpoint
 from enhancer.image_io import read_picture
 from enhancer.inference import Enhancer
+from enhancer.metrics import psnr
 
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "max" else ()) for name in checkpoint_names()]
 VARIANTS = [("torch", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"), ("onnx", "float32")]
@@ -77,3 +79,23 @@ def test_enhancement_shifts_no_mean_colour_away_from_the_original(name, eval_dat
     assert len(after) == 24
     added = np.abs(np.mean(after, axis=0)) - np.abs(np.mean(before, axis=0))
     assert added.max() < 0.1, added
+
+
+@pytest.mark.skipif(bool(missing_modules()), reason="the extra [learned] is not installed")
+@pytest.mark.parametrize("name", ["msh", "vrae", "msh-sf"])
+def test_learned_codecs_give_more_quality_for_more_bytes(name, photograph):
+    codec = get_codec(name)
+    original = photograph[40:296, 60:316]
+    low, high = codec.qp_range.low, codec.qp_range.high
+    qps = sorted({round(low + (high - low) * place / 4) for place in range(5)})
+
+    streams = [codec.encode(original, qp) for qp in qps]
+    quality = [psnr(original, codec.decode(stream).image, data_range=255) for stream in streams]
+
+    sizes = [len(stream) for stream in streams]
+    assert len(sizes) >= 4
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 3 * sizes[0]
+    assert quality == sorted(quality)
+    assert quality[0] > 25
+    assert quality[-1] > quality[0] + 3

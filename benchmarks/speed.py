@@ -163,15 +163,16 @@ def main(argv: list[str] | None = None) -> int:
         args.startup, args.memory = True, args.memory or 24.0
         args.folder, args.loss = args.folder or 500, args.loss or 24
     before, report = machine(), Report()
-    for name in args.models:
-        measure(name, args, report)
     command = " ".join(argv if argv is not None else sys.argv[1:])
-    page = report.page(
-        f"# Speed\n\n{before} (at the end: {machine().split('; ')[1]})  \n`python -m benchmarks.speed {command}`"
-    )
-    if args.output:
-        write_atomically(args.output, page.encode(), overwrite=True)
-    else:
+    for name in args.models:
+        print(f"{name} …", file=sys.stderr)
+        measure(name, args, report)
+        page = report.page(
+            f"# Speed\n\n{before} (at the end: {machine().split('; ')[1]})  \n`python -m benchmarks.speed {command}`"
+        )
+        if args.output:  # after each network: the last may take as long as all others
+            write_atomically(args.output, page.encode(), overwrite=True)
+    if not args.output:
         print(page, end="")
     return 0
 

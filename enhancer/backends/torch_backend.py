@@ -48,7 +48,7 @@ class TorchBackend:
     @torch.inference_mode()
     def __call__(self, x: Tensor, condition: Tensor) -> Tensor:
         if self.device.type == "cpu":
-            return in_place.restore(self._network, x, condition)
+            return in_place.restore(self._network, x, condition, half=self._half)
         layers = torch.autocast(self.device.type, torch.bfloat16) if self._half else nullcontext()
         with layers:
             restored: Tensor = self._network(x.contiguous(memory_format=torch.channels_last), condition)

@@ -2,8 +2,8 @@
 
 There the convolutions take a third of the time of a plain forward pass in bfloat16 and moving features the rest. So
 features are changed where they lie, the same buffers serve the conversions of all blocks (fresh memory costs as
-much as the arithmetic), gates are multiplied cell by cell without being enlarged, and no operation mixes precisions, for which torch has
-slow loops only.
+much as the arithmetic), gates are multiplied cell by cell without being enlarged, and no operation mixes precisions,
+for which torch has slow loops only.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from enhancer.evaluation.sources import CodecSource, parse_codec
 from enhancer.evaluation.target import TargetRow, run_target
 from enhancer.files import write_atomically
 from enhancer.inference import default_checkpoint
-from enhancer.network import NetworkConfig, kmac_per_pixel, parameter_count
+from enhancer.network import kmac_per_pixel, parameter_count
 
 CODECS = (
     "BPG 4:2:0=bpg:reference@27,32,37,42",
@@ -117,11 +117,9 @@ def measure_set(chosen: PictureSet, args: argparse.Namespace, models: Sequence[s
 
 def models_of(chosen: PictureSet, args: argparse.Namespace, models: Sequence[str]) -> list[str]:
     """Those that are measured on a set."""
-    return [m for m in models if chosen.large_networks or args.full or kmac_per_pixel(config_of(m)) <= LARGE_KMAC]
-
-
-def config_of(model: str) -> NetworkConfig:
-    return load_checkpoint(model).config
+    if chosen.large_networks or args.full:
+        return list(models)
+    return [model for model in models if kmac_per_pixel(load_checkpoint(model).config) <= LARGE_KMAC]
 
 
 def measure(

@@ -38,11 +38,11 @@ class TorchBackend:
             torch.set_num_threads(threads)
         self.device = device
         self._half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-        self._network = deepcopy(checkpoint.network).to(device)
+        self._network = deepcopy(checkpoint.network)
+        self._network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack keyword memory_format
         if device.type == "cpu":
             in_place.prepare(self._network, half=self._half)
         else:
-            self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack keyword memory_format
             keep_ends_in_float32(self._network)
 
     @torch.inference_mode()

@@ -170,6 +170,10 @@ class RestorationNetwork(nn.Module):
         _zero(self.tail, self.modulation[2], self.gain)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        return x + self.correction(x, condition)
+
+    def correction(self, x: Tensor, condition: Tensor) -> Tensor:
+        """What :meth:`forward` adds to ``x``."""
         config = self.config
         scales = torch.exp(self.modulation(condition)).view(-1, config.blocks, config.channels, 1, 1)
         shallow = self.head(F.pixel_unshuffle(x, config.unshuffle))  # (N, C, H / r, W / r)
@@ -177,7 +181,7 @@ class RestorationNetwork(nn.Module):
         for index, block in enumerate(self.blocks):
             deep = block(deep, scales[:, index])
         residual = self.tail(shallow + self.fuse(deep)) * torch.exp(self.gain(condition)).view(-1, 1, 1, 1)
-        return x + F.pixel_shuffle(residual, config.unshuffle)
+        return F.pixel_shuffle(residual, config.unshuffle)
 
 
 def keep_ends_in_float32(network: RestorationNetwork) -> None:

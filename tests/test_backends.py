@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,13 @@ import torch
 from small_network import random_checkpoint, write_random_checkpoint
 
 import enhancer.backends
-from enhancer.backends import DEEP_BLOCKS, create_backend
-from enhancer.backends.export import cache_folder, cached_onnx, to_onnx
+from enhancer.backends import create_backend
+from enhancer.backends.export import InParts, cache_folder, cached_onnx, in_parts, to_onnx
 from enhancer.backends.torch_backend import TorchBackend
 from enhancer.checkpoint import Checkpoint
 from enhancer.cli import export
 from enhancer.errors import EnhancerError
 from enhancer.inference import Enhancer
-from enhancer.network import RestorationNetwork
 
 CPU = torch.device("cpu")
 
@@ -153,20 +151,6 @@ def test_auto_is_openvino_on_x86_and_torch_elsewhere(checkpoint, monkeypatch):
     assert create_backend("auto", checkpoint, device="cpu").name == "torch"
 
 
-@needs("openvino", "onnx")
-def test_a_deep_network_is_computed_in_bfloat16_by_torch_alone(checkpoint, monkeypatch):
-    network = RestorationNetwork(replace(checkpoint.config, blocks=DEEP_BLOCKS + 1))
-    deep = replace(checkpoint, network=network)
-    monkeypatch.setattr(enhancer.backends.platform, "machine", lambda: "AMD64")
-
-    for able, backend in ((True, "torch"), (False, "openvino")):
-        monkeypatch.setattr(enhancer.backends, "_has_bfloat16", lambda able=able: able)
-        assert create_backend("auto", deep, device="cpu").name == backend
-    assert create_backend("auto", deep, device="cpu", precision="float32").name == "openvino"
-    with pytest.raises(ValueError, match="by backend torch only"):
-        create_backend("openvino", deep, precision="bfloat16")
-
-
 def test_a_missing_package_is_named_with_the_remedy(checkpoint, monkeypatch):
     monkeypatch.setattr(enhancer.backends, "find_spec", lambda name: None)
 
@@ -199,6 +183,22 @@ def test_export_is_a_valid_model_of_any_size(checkpoint):
         torch.testing.assert_close(torch.from_numpy(restored), checkpoint.network(x, condition), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("attention", ["none", "both"])
+def test_the_network_for_a_picture_in_parts_is_the_same_network(attention):
+    """Not so with a picture rounded to bfloat16, whatever the weights are."""
+    network = random_checkpoint(attention=attention).network
+    x, condition = torch.rand(2, 3, 16, 24), torch.rand(2, network.config.condition)
+    rounded = x.to(torch.bfloat16).float()
+
+    with torch.no_grad():
+        expected = network(x, condition) - x
+        in_two = InParts(network)(in_parts(x), condition)
+        from_rounded = network(rounded, condition) - rounded
+
+    assert (in_two - expected).abs().mean() < 1e-4 * expected.abs().mean()
+    assert (from_rounded - expected).abs().mean() > 1e-3 * expected.abs().mean()
+
+
 @needs("onnx")
 def test_an_exported_model_is_made_once_for_each_network(checkpoint, private_cache, monkeypatch):
     first = cached_onnx(checkpoint)
@@ -206,7 +206,7 @@ def test_an_exported_model_is_made_once_for_each_network(checkpoint, private_cac
     assert other != first
     assert len(list(private_cache.glob("*.onnx"))) == 2
 
-    monkeypatch.setattr("enhancer.backends.export.to_onnx", lambda checkpoint: pytest.fail("exported again"))
+    monkeypatch.setattr("enhancer.backends.export.to_onnx", lambda *_, **options: pytest.fail("exported again"))
     assert cached_onnx(checkpoint) == first
 
 

@@ -9,14 +9,17 @@ import pytest
 
 from codec_wrappers import get_codec
 from codec_wrappers.learned.loader import missing_modules
-from enhancer.backends import DEEP_BLOCKS, create_backend
+from enhancer.backends import create_backend
 from enhancer.checkpoint import checkpoint_names, load_checkpoint
 from enhancer.image_io import read_picture
 from enhancer.inference import Enhancer
 from enhancer.metrics import psnr
 
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "max" else ()) for name in checkpoint_names()]
-VARIANTS = [("torch", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"), ("onnx", "float32")]
+VARIANTS = [
+    *(("torch", "float32"), ("openvino", "float32"), ("onnx", "float32")),
+    *(("torch", "bfloat16"), ("openvino", "bfloat16")),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -38,18 +41,14 @@ def test_whole_and_tiled_by_every_backend_are_one_picture(name, decoded):
     expected = reference.enhance(decoded.image, **known).astype(int)
     assert np.abs(expected - decoded.image).max() > 4  # the network does something
 
-    deep = checkpoint.config.blocks > DEEP_BLOCKS
-    for backend, precision in [*VARIANTS, ("torch", "bfloat16")]:
-        if deep and (backend, precision) == ("openvino", "bfloat16"):
-            continue
+    for backend, precision in VARIANTS:
         if importlib.util.find_spec({"onnx": "onnxruntime"}.get(backend, backend)) is None:
             continue
         runner = create_backend(backend, checkpoint, device="cpu", precision=precision)
         for tile in (1024, 64):
             result = Enhancer(checkpoint, runner, tile=tile).enhance(decoded.image, **known)
             difference = np.abs(result - expected)
-            assert difference.max() <= (1 if precision == "float32" else 2), (backend, precision, tile)
-            assert (difference > 1).mean() < 1e-3, (backend, precision, tile)
+            assert difference.max() <= 1, (backend, precision, tile)
 
 
 @pytest.mark.parametrize("name", NAMES)

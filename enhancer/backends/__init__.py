@@ -21,12 +21,6 @@ REQUIRED_PACKAGES: dict[BackendName, tuple[str, ...]] = {
 }
 
 
-DEEP_BLOCKS = 16
-"""Residual blocks beyond which OpenVINO's bfloat16 is too coarse: it rounds the sum that runs through all blocks, too.
-With 10 blocks one sample in 10 000 changes by 2 of 255, the others by less; with the 30 of ``max`` they change by up
-to 5. torch keeps the sum in float32."""
-
-
 class Backend(Protocol):
     """Runs one network; may be called from several threads at once.
 
@@ -57,8 +51,7 @@ def create_backend(
     """The backend ``name`` for the network of ``checkpoint``.
 
     Args:
-        name: ``auto`` is OpenVINO on an x86 processor where it is installed, otherwise torch; for a network of
-            more than :data:`DEEP_BLOCKS` blocks it is torch, in bfloat16, on a processor that computes in it.
+        name: ``auto`` is OpenVINO on an x86 processor where it is installed, otherwise torch.
         checkpoint: Network to run.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
             Only torch runs on other devices than the processor.
@@ -66,9 +59,8 @@ def create_backend(
             a setting of the whole process.
         precision: Of the layers; the correction is added to the picture in float32 in any case, so that
             bfloat16 changes a sample by at most 2 of 255, and few by more than 1. ``auto`` is bfloat16 on a
-            CUDA device, and on a processor that computes in it with OpenVINO or a deep network; otherwise
-            float32. ``int8`` is faster still, changes a few samples by more, and needs a checkpoint that was
-            calibrated for it; see :mod:`enhancer.quantization`.
+            CUDA device, and with OpenVINO on a processor that computes in it; otherwise float32. ``int8`` changes a
+            few samples by more, and needs a checkpoint that was calibrated for it; see :mod:`enhancer.quantization`.
 
     Raises:
         ValueError: If a name or number is not one of the allowed ones.
@@ -84,9 +76,6 @@ def create_backend(
     chosen = resolve_device("cpu" if device == "auto" and name in ("openvino", "onnx") else device)
     if name == "auto":
         name = "openvino" if chosen.type == "cpu" and _is_x86() and not _missing("openvino") else "torch"
-        deep = checkpoint.config.blocks > DEEP_BLOCKS
-        if name == "openvino" and deep and precision in ("auto", "bfloat16") and _has_bfloat16():
-            name, precision = "torch", "bfloat16"
     require_packages(name)
     if name == "torch":
         if precision == "int8":
@@ -99,8 +88,6 @@ def create_backend(
     if name == "openvino":
         from enhancer.backends.openvino_backend import OpenVinoBackend
 
-        if precision == "bfloat16" and checkpoint.config.blocks > DEEP_BLOCKS:
-            raise ValueError(f"more than {DEEP_BLOCKS} blocks are computed in bfloat16 by backend torch only")
         return OpenVinoBackend(checkpoint, threads=threads, precision=precision)
     if precision == "bfloat16":
         raise ValueError("backend onnx computes in float32 and int8 only, got precision 'bfloat16'")
@@ -135,11 +122,6 @@ def resolve_device(name: str) -> torch.device:
     if (device.index or 0) >= count:
         raise EnhancerError(f"there is no device {name} here (found {count} of this kind)")
     return device
-
-
-def _has_bfloat16() -> bool:
-    """Whether the processor multiplies in bfloat16."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _missing(name: BackendName) -> str:

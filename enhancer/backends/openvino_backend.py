@@ -7,8 +7,8 @@ import threading
 import torch
 from torch import Tensor
 
-from enhancer.backends import DEEP_BLOCKS, BackendName, Precision
-from enhancer.backends.export import cache_folder, cached_onnx
+from enhancer.backends import BackendName, Precision
+from enhancer.backends.export import cache_folder, cached_onnx, in_parts
 from enhancer.checkpoint import Checkpoint
 
 
@@ -19,8 +19,7 @@ class OpenVinoBackend:
         checkpoint: The network.
         threads: Threads on the processor; None leaves the choice to OpenVINO.
         precision: Of the layers; ``auto`` is bfloat16 where the processor has it, which halves the time, and
-            float32 for networks of more than ``DEEP_BLOCKS`` blocks.
-            With ``int8`` the layers that keep their precision compute as with ``auto``.
+            float32 elsewhere. With ``int8`` the layers that keep their precision compute as with ``auto``.
     """
 
     name: BackendName = "openvino"
@@ -31,13 +30,11 @@ class OpenVinoBackend:
         import openvino
 
         core = openvino.Core()
-        model = core.read_model(cached_onnx(checkpoint, int8=precision == "int8"))
-        if precision in ("auto", "int8"):
-            fine = checkpoint.config.blocks <= DEEP_BLOCKS
-            able = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            precision = "bfloat16" if fine and able else "float32"
+        able = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._parts = precision == "bfloat16" or (precision in ("auto", "int8") and able)
+        model = core.read_model(cached_onnx(checkpoint, int8=precision == "int8", parts=self._parts))
         options: dict[str, str | int] = {
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if self._parts else "f32",
             "PERFORMANCE_HINT": "LATENCY",
         }
         if threads is not None:
@@ -50,6 +47,7 @@ class OpenVinoBackend:
     def __call__(self, x: Tensor, condition: Tensor) -> Tensor:
         if not hasattr(self._local, "request"):  # a request serves one thread at a time
             self._local.request = self._compiled.create_infer_request()
-        inputs = {"x": x.contiguous().numpy(), "condition": condition.contiguous().numpy()}
-        result = self._local.request.infer(inputs, share_inputs=True)
-        return torch.from_numpy(result[0])
+        picture = in_parts(x) if self._parts else x.contiguous()
+        inputs = {"x": picture.numpy(), "condition": condition.contiguous().numpy()}
+        result = torch.from_numpy(self._local.request.infer(inputs, share_inputs=True)[0])
+        return x + result if self._parts else result

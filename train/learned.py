@@ -376,7 +376,8 @@ def _fit(trainer: LearnedTrainer, output: Path, deadline: float | None, *, fit: 
     pace = Pace(deadline) if fit and deadline is not None else None
     if pace is not None:  # the full rate until the number of steps is known
         trainer.config = config = replace(config, steps=_UNKNOWN)
-    progress = bar(total=config.steps, initial=trainer.step, unit="step", mininterval=5)
+    total = None if pace is not None else config.steps
+    progress = bar(total=total, initial=trainer.step, unit="step", mininterval=5)
     sums: dict[str, float] = {}
     since, last = trainer.step, time.monotonic()
     while trainer.step < config.steps:

@@ -85,7 +85,7 @@ class PictureSet:
 SETS = (
     PictureSet("Kodak", "kodak"),
     PictureSet("CID22, validation part", "cid22_val", large_networks=False),
-    PictureSet("LIVE1 without Kodak's scenes", "live1", LIVE1_ALONE),
+    PictureSet("LIVE1 without Kodak's scenes", "live1", LIVE1_ALONE, large_networks=False),
 )
 QUICK = (PictureSet("Kodak, four pictures", "kodak", limit=4),)
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -280,7 +280,7 @@ def cost_table(models: Sequence[str]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure all results and write RESULTS.md.")
     parser.add_argument("--quick", action="store_true", help="four pictures of Kodak only")
-    parser.add_argument("--full", action="store_true", help="all networks on all sets: an hour more on two cores")
+    parser.add_argument("--full", action="store_true", help="all networks on all sets: hours more on two cores")
     parser.add_argument("--encode", action="store_true", help="only make the bitstreams; a later run finds them")
     parser.add_argument(
         "--data", type=Path, default=default_pictures().parent, metavar="DIR", help="folder of the sets"

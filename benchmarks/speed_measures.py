@@ -83,7 +83,7 @@ def backends(checkpoint: Checkpoint, threads: int | None) -> dict[str, Backend]:
             found[f"{name} {precision}"] = create_backend(
                 name, checkpoint, device="cpu", threads=threads, precision=precision
             )
-        except (EnhancerError, ValueError) as error:  # not calibrated, not installed, or not offered for its depth
+        except EnhancerError as error:  # not calibrated, or not installed
             print(f"left out: {name} {precision}: {error}", file=sys.stderr)
     if torch.cuda.is_available():
         found["cuda bfloat16"] = create_backend("torch", checkpoint, device="cuda")

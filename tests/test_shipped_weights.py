@@ -17,8 +17,11 @@ from enhancer.metrics import psnr
 
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "max" else ()) for name in checkpoint_names()]
 VARIANTS = [
-    *(("torch", "float32"), ("openvino", "float32"), ("onnx", "float32")),
-    *(("torch", "bfloat16"), ("openvino", "bfloat16")),
+    ("torch", "float32"),
+    ("torch", "bfloat16"),
+    ("openvino", "float32"),
+    ("openvino", "bfloat16"),
+    ("onnx", "float32"),
 ]
 
 

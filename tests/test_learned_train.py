@@ -20,11 +20,11 @@ if missing_modules():
 from learned_weights import random_model, write_weights
 
 from codec_wrappers import get_codec
-from codec_wrappers.learned.models import ModelConfig, build
+from codec_wrappers.learned.models import ModelConfig, Modulation, build
 from codec_wrappers.learned.storage import parse_model
 from train import learned_start
 from train.__main__ import parser
-from train.learned import LearnedConfig, LearnedTrainer, rate_and_distortion, run, schedule
+from train.learned import LearnedConfig, LearnedTrainer, has_compiler, rate_and_distortion, run, schedule
 from train.learned_data import Pictures
 from train.learned_start import copy_weights
 from train.loop import Pace
@@ -78,6 +78,28 @@ def test_lower_precision_changes_little():
 
     assert results[1][0].item() == pytest.approx(results[0][0].item(), rel=0.02)
     assert results[1][1].item() == pytest.approx(results[0][1].item(), rel=0.02)
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+def test_a_compiled_loss_is_the_same_but_for_rounding(pictures):
+    trainer = LearnedTrainer(replace(TINY, model="msh", lambdas=(0.01,)), pictures, CPU, compiled=True)
+    plain = LearnedTrainer(trainer.config, pictures, CPU)
+    x = pictures.batch(0, 0, 2, 64)
+
+    with torch.no_grad():
+        found = trainer._terms(trainer.average, x, amp=True)
+        expected = rate_and_distortion(trainer.average, x, amp=True)
+    compiled, eager = trainer.advance(), plain.advance()
+
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0)
+    assert compiled["loss"] == pytest.approx(eager["loss"], rel=0.1)  # other noise
+
+
+def test_compiling_needs_a_compiler(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="--compile needs a C"):
+        run(TINY, store, tmp_path / "run", device="cpu", compiled=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_lowers_the_loss(pictures):
@@ -201,6 +223,26 @@ def test_a_plain_model_starts_as_the_modulated_one_at_its_lambda(tmp_path):
     torch.testing.assert_close(found["x_hat"], expected["x_hat"], rtol=1e-3, atol=1e-3)
     for name, likelihoods in expected["likelihoods"].items():
         torch.testing.assert_close(found["likelihoods"][name].log2().sum(), likelihoods.log2().sum(), rtol=1e-3, atol=1)
+
+
+def test_a_modulated_model_starts_as_the_one_with_gains(tmp_path):
+    lambdas = (0.002, 0.005, 0.01, 0.05)
+    source = random_model("msh-sf", lambdas=lambdas)
+    target = random_model("vrae", seed=9, lambdas=(lambdas[0], lambdas[-1]))
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for gain in source.gains():
+            gain.add_(0.3 * torch.randn(gain.shape, generator=torch.Generator().manual_seed(2)))
+        for module in target.modules():  # those within the transforms stay as they are: neutral in a fresh model
+            if isinstance(module, Modulation):
+                module.second.weight.zero_()
+                module.second.bias.zero_()
+        copy_weights(source, target)
+        for i, value in enumerate(lambdas):
+            source.set_quality(i / 3)
+            target.set_quality(math.log(value / lambdas[0]) / math.log(lambdas[-1] / lambdas[0]))
+            torch.testing.assert_close(target(x)["x_hat"], source(x)["x_hat"], rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(target.g_a(x), source.g_a(x), rtol=1e-3, atol=1e-3)
 
 
 def test_weights_of_other_sizes_are_no_start():

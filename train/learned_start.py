@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from codec_wrappers.learned.models import CONVOLUTIONS, GDN, Hyperprior, Modulation, folded
+from codec_wrappers.learned.models import CONVOLUTIONS, GDN, ChannelGain, Hyperprior, Modulation, folded
 
 BALANCE = 0.5
 """Features are divided by this power of their standard deviation, so that a step of Adam moves all alike."""
@@ -176,7 +176,8 @@ def copy_weights(source: Hyperprior, target: Hyperprior) -> None:
 
     A modulated source gives a plain target its weights at its highest rate that is not above the target's
     lambda, the modulations multiplied into the convolutions; a plain source leaves the modulations of a
-    modulated target as they are. Gains are never copied.
+    modulated target as they are, and gains become modulations of the latents: the same codec at the qualities of
+    the gains. Gains are copied to no other kind.
 
     Raises:
         ValueError: If the models differ in their sizes.
@@ -199,13 +200,30 @@ def copy_weights(source: Hyperprior, target: Hyperprior) -> None:
     if modulated[source] and modulated[target]:
         for old, new in zip(_modulations(source), _modulations(target), strict=True):
             new.load_state_dict(old.state_dict())
+    gains = [module for module in source.modules() if isinstance(module, ChannelGain)]
+    if gains and modulated[target]:
+        knots = [_position(target, value) for value in source.config.lambdas]
+        for gain, modulation in zip(gains, (target.g_a[-1], target.g_s[0]), strict=True):
+            _interpolate(modulation, torch.tensor(knots), gain.log_gain)
     prior = source.entropy_bottleneck.state_dict()
     tables = [name for name in prior if name.startswith("_")]
     target.entropy_bottleneck.load_state_dict({k: v for k, v in prior.items() if k not in tables}, strict=False)
 
 
-def _position(source: Hyperprior, value: float) -> float:
-    low, high = source.config.lambdas[0], source.config.lambdas[-1]
+def _interpolate(modulation: Any, knots: Tensor, log_factors: Tensor) -> None:
+    """Makes the logarithm of the factors piecewise linear: ``log_factors[i]``, one a channel, at ``knots[i]``."""
+    slopes = log_factors.diff(dim=0) / knots.diff()[:, None]
+    bends = torch.cat([slopes[:1], slopes.diff(dim=0)])
+    modulation.first.weight[: len(bends)] = 1.0
+    modulation.first.bias[: len(bends)] = -knots[:-1]
+    modulation.second.weight.zero_()
+    modulation.second.weight[:, : len(bends)] = bends.T
+    modulation.second.bias.copy_(log_factors[0])
+
+
+def _position(model: Hyperprior, value: float) -> float:
+    """Where ``value`` lies between the lowest (0) and the highest (1) lambda of a model, in its logarithm."""
+    low, high = model.config.lambdas[0], model.config.lambdas[-1]
     ratio = torch.tensor(value / low).log() / torch.tensor(high / low).log()
     return float(ratio.clamp(0, 1))
 

@@ -125,7 +125,9 @@ class RefineTrainer:
         quality, latents = self.sampler.batch(self.step)
         latents = _to(latents, self.device)
         set_quality(self.base, quality)
-        y = self.attachment.synthesise(latents.decoded, latents.context)
+        with self._precision():
+            decoded = latents.decoded.contiguous(memory_format=torch.channels_last)  # so all features are: faster
+            y = self.attachment.synthesise(decoded, latents.context).float()
         inner = slice(self.config.margin, self.config.crop - self.config.margin)
         error = F.mse_loss(y[..., inner, inner], latents.target[..., inner, inner])
         return self.distortion * 255**2 * error + self._feature_loss(latents.unquantised)
@@ -137,7 +139,7 @@ class RefineTrainer:
         analysed: list[Tensor] = []
         handle = self.base.g_a.register_forward_hook(lambda *call: analysed.append(call[2].detach()))
         self._set_training(True)
-        out = self.base(x)
+        out = self.base(x)  # in float32: rates are too coarse otherwise
         self._set_training(False)
         handle.remove()
         return self._rate_distortion(out, x) + self._feature_loss(analysed[0])
@@ -157,9 +159,12 @@ class RefineTrainer:
         config = self.config
         if self._feature is None or self.step >= config.feature_share * config.steps or not config.feature_weight:
             return torch.zeros((), device=self.device)
-        with torch.no_grad():
+        with torch.no_grad(), self._precision():
             wanted = self.attachment.features(unquantised)
-        return config.feature_weight * F.mse_loss(self._feature, wanted)
+        return config.feature_weight * F.mse_loss(self._feature.float(), wanted.float())
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp)
 
     @torch.no_grad()
     def validate(self) -> Score:

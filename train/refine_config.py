@@ -50,6 +50,7 @@ class RefineConfig:
         pixel: Sizes of the pixel network.
         pixel_start: Checkpoint that the pixel network starts from (its sizes rule then), or empty.
         seed: Of weights and windows.
+        amp: Compute convolutions in bfloat16 while training.
         validation_pictures: Pictures used for validation, at most.
         validate_every: Steps between validations.
         save_every: Steps between saved states.
@@ -78,6 +79,7 @@ class RefineConfig:
     )
     pixel_start: str = ""
     seed: int = 0
+    amp: bool = True
     validation_pictures: int = 16
     validate_every: int = 500
     save_every: int = 500

@@ -245,6 +245,29 @@ def test_a_modulated_model_starts_as_the_one_with_gains(tmp_path):
             torch.testing.assert_close(target.g_a(x), source.g_a(x), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["msh", "vrae"])
+def test_a_decoder_trained_alone_decodes_the_same_file_better(pictures, tmp_path, kind):
+    lambdas = (0.01,) if kind == "msh" else (0.0018, 0.05)
+    start = LearnedTrainer(replace(TINY, model=kind, lambdas=lambdas), pictures, CPU).model
+    with torch.no_grad():
+        start.g_s[-1].weight *= 1.1
+    path, crops = tmp_path / "start.safetensors", pictures.batch(5, 0, 2, 64)
+    write_weights(path, start, half=False)
+    config = LearnedConfig(kind, lambdas, n=8, m=12, steps=60, crop=64, batch=2, lr=3e-3, start=str(path), decoder=True)
+    trainer = LearnedTrainer(config, pictures, CPU)
+    before = trainer.validate()
+
+    for _ in range(60):
+        trainer.advance()
+
+    after = trainer.validate()
+    write_weights(tmp_path / "end.safetensors", trainer.average, half=False)
+    coded = [parse_model(file.read_bytes(), file).compress(crops) for file in (path, tmp_path / "end.safetensors")]
+    assert coded[0] == coded[1]
+    assert [line["bpp"] for line in after] == [line["bpp"] for line in before]
+    assert min(a["psnr"] - b["psnr"] for a, b in zip(after, before, strict=True)) > 0.1
+
+
 def test_weights_of_other_sizes_are_no_start():
     from codec_wrappers.learned.models import ModelConfig, build
 
@@ -323,7 +346,10 @@ def test_a_folder_of_photographs_will_do_and_small_ones_are_left_out(tmp_path, p
         Pictures.open(tmp_path, 128)
 
 
-@pytest.mark.parametrize(("change", "message"), [({"crop": 100}, "multiple of 64"), ({"steps": 0}, "at least 1")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"crop": 100}, "multiple of 64"), ({"steps": 0}, "at least 1"), ({"decoder": True}, "a decoder alone")],
+)
 def test_settings_that_cannot_be_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **change)

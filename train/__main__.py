@@ -234,6 +234,9 @@ def _add_learned(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument("--lr", type=float, default=0.0, help="highest learning rate (0.0002; 0.005 for msh-sf)")
     command.add_argument("--hyper-lr", type=float, default=4e-4, help="of the hyperprior (%(default)s)")
     command.add_argument("--validate-every", type=int, default=1000, help="steps between validations (%(default)s)")
+    command.add_argument(
+        "--decoder", action="store_true", help="train the decoder alone, on rounded latents: a last round"
+    )
     command.add_argument("--fit", action="store_true", help="make as many steps as --minutes allow, whatever --steps")
     command.add_argument("--eager", action="store_true", help="on a GPU: no CUDA graphs")
     command.add_argument("--compile", action="store_true", help="compile the loss: a minute at the start, faster steps")
@@ -246,7 +249,7 @@ def _learned(args: argparse.Namespace) -> None:
     from train.learned import LearnedConfig, default_lambdas, run
 
     _check_run_options(args)
-    names = ("model", "n", "m", "steps", "crop", "batch", "lr", "hyper_lr", "seed", "validate_every")
+    names = ("model", "n", "m", "steps", "crop", "batch", "lr", "hyper_lr", "seed", "decoder", "validate_every")
     lambdas = tuple(float(part) for part in args.lambdas.split(",")) if args.lambdas else default_lambdas(args.model)
     start = str(args.start) if args.start else ""
     config = LearnedConfig(**{name: getattr(args, name) for name in names}, lambdas=lambdas, start=start)

@@ -79,6 +79,9 @@ class LearnedConfig:
         ema: Decay rate of the averaged weights, which are the result.
         start: Weights file to start from, or empty; ``msh-sf`` needs that of its base.
         seed: Of weights, crops and noise.
+        decoder: Train ``g_s`` alone, on latents rounded as in a file; everything before it, and so every file, stays as
+            it is. A last round: decoders that have only seen the noise which stands for rounding gain from it (Guo et
+            al., ICML 2021, arXiv:2104.05168).
         amp: Compute convolutions in bfloat16, but for the last ones of the transforms of the picture.
         validate_every: Steps between validations.
     """
@@ -99,6 +102,7 @@ class LearnedConfig:
     ema: float = 0.998
     start: str = ""
     seed: int = 0
+    decoder: bool = False
     amp: bool = True
     validate_every: int = 1000
 
@@ -109,6 +113,8 @@ class LearnedConfig:
             raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}")
         if self.model == "msh-sf" and not self.start:
             raise ValueError("msh-sf starts from the weights of a trained msh (--start)")
+        if self.decoder and (self.model == "msh-sf" or not self.start):
+            raise ValueError("a decoder alone is trained for msh and vrae, and from trained weights (--start)")
         if self.lr == 0:
             object.__setattr__(self, "lr", GAINS_LR if self.model == "msh-sf" else TRANSFORMS_LR)
 
@@ -132,7 +138,7 @@ class LearnedTrainer:
         torch.manual_seed(config.seed)
         self.config, self.pictures, self.device = config, pictures, device
         self.step = 0
-        self.model = _start(config, pictures).to(device).train()
+        self.model = _start(config, pictures).to(device).train(not config.decoder)
         self.model.to(memory_format=torch.channels_last)
         self.average = build(self.model.config).to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.model.state_dict())
@@ -328,6 +334,10 @@ def _parameters(model: Hyperprior, config: LearnedConfig) -> tuple[list[dict[str
         for gain in model.gains():
             gain.requires_grad_()
         return [{"params": model.gains(), "lr": config.lr}], []
+    if config.decoder:
+        model.requires_grad_(False)
+        model.g_s.requires_grad_()
+        return [{"params": list(model.g_s.parameters()), "lr": config.lr}], []
     prior = model.entropy_bottleneck
     transforms = [*model.g_a.parameters(), *model.g_s.parameters()]
     hyperprior = [*model.h_a.parameters(), *model.h_s.parameters()]

@@ -132,9 +132,9 @@ def weak_spots(measured: Mapping[str, Sequence[Run]]) -> str:
         rows.append(
             [title, pair.enhanced.label, f"{pair.mean_gain():+.3f}", f"{least:+.2f}", picture, str(qp), *harmed]
         )
-    rest = f"In the other {strong} of {len(entries)} combinations of pictures, codec and network PSNR falls nowhere."
     if not rows:
-        return rest
+        return f"PSNR falls in none of the {strong} combinations of pictures, codec and network."
+    rest = f"In the other {strong} of {len(entries)} combinations of pictures, codec and network PSNR falls nowhere."
     head = ["pictures", "codec + network", "mean gain (dB)", "least (dB)", "at", "qp", "PSNR falls", "MS-SSIM falls"]
     return f"{markdown_table(head, rows)}\n\n{rest}"
 

@@ -57,6 +57,7 @@ def test_weak_spots_come_worst_first_and_the_rest_is_counted():
     assert lines[2] == "| Set | Z + net | -0.050 | -0.50 | a | 27 | 2 of 4 | 0 of 4 |"
     assert lines[3].startswith("| Set | Y + net | +0.200 | -0.10 | a | 32 | 1 of 4 |")
     assert lines[5] == "In the other 1 of 3 combinations of pictures, codec and network PSNR falls nowhere."
+    assert weak_spots({"Set": good}) == "PSNR falls in none of the 1 combinations of pictures, codec and network."
 
 
 @pytest.fixture

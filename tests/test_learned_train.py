@@ -225,7 +225,7 @@ def test_a_plain_model_starts_as_the_modulated_one_at_its_lambda(tmp_path):
         torch.testing.assert_close(found["likelihoods"][name].log2().sum(), likelihoods.log2().sum(), rtol=1e-3, atol=1)
 
 
-def test_a_modulated_model_starts_as_the_one_with_gains(tmp_path):
+def test_a_modulated_model_starts_as_the_one_with_gains():
     lambdas = (0.002, 0.005, 0.01, 0.05)
     source = random_model("msh-sf", lambdas=lambdas)
     target = random_model("vrae", seed=9, lambdas=(lambdas[0], lambdas[-1]))
@@ -243,6 +243,8 @@ def test_a_modulated_model_starts_as_the_one_with_gains(tmp_path):
             target.set_quality(math.log(value / lambdas[0]) / math.log(lambdas[-1] / lambdas[0]))
             torch.testing.assert_close(target(x)["x_hat"], source(x)["x_hat"], rtol=1e-3, atol=1e-3)
             torch.testing.assert_close(target.g_a(x), source.g_a(x), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="from gains of lambdas"):
+        copy_weights(source, random_model("vrae", lambdas=(lambdas[0], 0.02)))
 
 
 @pytest.mark.parametrize("kind", ["msh", "vrae"])

@@ -79,9 +79,9 @@ class LearnedConfig:
         ema: Decay rate of the averaged weights, which are the result.
         start: Weights file to start from, or empty; ``msh-sf`` needs that of its base.
         seed: Of weights, crops and noise.
-        decoder: Train ``g_s`` alone, on latents rounded as in a file; everything before it, and so every file, stays as
-            it is. A last round: decoders that have only seen the noise which stands for rounding gain from it (Guo et
-            al., ICML 2021, arXiv:2104.05168).
+        decoder: Train ``g_s`` alone, on latents rounded as in a file; everything before it, and so every stream, stays
+            as it is. A last round: decoders that have only seen the noise which stands for rounding gain from it (Guo
+            et al., ICML 2021, arXiv:2104.05168).
         amp: Compute convolutions in bfloat16, but for the last ones of the transforms of the picture.
         validate_every: Steps between validations.
     """

@@ -180,7 +180,7 @@ def copy_weights(source: Hyperprior, target: Hyperprior) -> None:
     the gains. Gains are copied to no other kind.
 
     Raises:
-        ValueError: If the models differ in their sizes.
+        ValueError: If the models differ in their sizes, or gains reach from another lambda to another than the target.
     """
     sizes = [(model.config.n, model.config.m) for model in (source, target)]
     if sizes[0] != sizes[1]:
@@ -202,6 +202,9 @@ def copy_weights(source: Hyperprior, target: Hyperprior) -> None:
             new.load_state_dict(old.state_dict())
     gains = [module for module in source.modules() if isinstance(module, ChannelGain)]
     if gains and modulated[target]:
+        ends = [(model.config.lambdas[0], model.config.lambdas[-1]) for model in (source, target)]
+        if ends[0] != ends[1]:
+            raise ValueError(f"cannot start a model of lambdas {ends[1]} from gains of lambdas {ends[0]}")
         knots = [_position(target, value) for value in source.config.lambdas]
         for gain, modulation in zip(gains, (target.g_a[-1], target.g_s[0]), strict=True):
             _interpolate(modulation, torch.tensor(knots), gain.log_gain)

@@ -139,7 +139,7 @@ class RefineTrainer:
         analysed: list[Tensor] = []
         handle = self.base.g_a.register_forward_hook(lambda *call: analysed.append(call[2].detach()))
         self._set_training(True)
-        out = self.base(x)  # in float32: rates are too coarse otherwise
+        out = self.base(x)
         self._set_training(False)
         handle.remove()
         return self._rate_distortion(out, x) + self._feature_loss(analysed[0])
@@ -164,7 +164,7 @@ class RefineTrainer:
         return config.feature_weight * F.mse_loss(self._feature.float(), wanted.float())
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp and self.config.mode != "all")
 
     @torch.no_grad()
     def validate(self) -> Score:

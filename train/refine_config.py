@@ -50,7 +50,7 @@ class RefineConfig:
         pixel: Sizes of the pixel network.
         pixel_start: Checkpoint that the pixel network starts from (its sizes rule then), or empty.
         seed: Of weights and windows.
-        amp: Compute convolutions in bfloat16 while training.
+        amp: Compute convolutions in bfloat16 while training; not in mode ``all``, where rates would be too coarse.
         validation_pictures: Pictures used for validation, at most.
         validate_every: Steps between validations.
         save_every: Steps between saved states.

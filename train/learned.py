@@ -415,7 +415,8 @@ def _fit(trainer: LearnedTrainer, output: Path, deadline: float | None, *, fit: 
         for name, value in trainer.advance().items():
             sums[name] = sums.get(name, 0.0) + value
         progress.update()
-        if pace is not None and (rest := pace.rest()) is not None:
+        falling = trainer.step > (1 - config.decay) * config.steps
+        if pace is not None and (rest := pace.rest(falling=falling)) is not None:
             trainer.config = config = replace(config, steps=trainer.step + max(rest, 1))
             progress.total = config.steps
             (output / "config.json").write_text(to_json(config) + "\n")

@@ -278,21 +278,29 @@ def run(
 class Pace:
     """Measures the speed of a run, to make it end with the deadline."""
 
-    SETTLED, MEASURED = 20, 80  # steps: from the first one on, between them the speed is measured
+    SETTLED, MEASURED = 20, 80  # steps: from the first one on, until the second one the speed is measured
+    AGAIN = 4  # and after so many times as many again: what ran beside it may have ended, or begun
     RESERVE_S = 6.0  # for the last validation and for saving
 
     def __init__(self, deadline: float) -> None:
-        self._deadline, self._steps, self._since = deadline, 0, 0.0
+        self._deadline, self._steps, self._due = deadline, 0, self.MEASURED
+        self._since = (0, 0.0)  # step and time from which on the speed is measured
 
-    def rest(self) -> int | None:
-        """To be called after each step; once, when the speed is known: how many more steps there is time for."""
+    def rest(self, *, falling: bool) -> int | None:
+        """To be called after each step: how many more steps there is time for, when it is known anew.
+
+        Args:
+            falling: The learning rate has begun to fall, so that the number of steps should stay.
+        """
         self._steps += 1
         now = time.monotonic()
         if self._steps == self.SETTLED:
-            self._since = now
-        if self._steps != self.MEASURED:
+            self._since = self._steps, now
+        if self._steps != self._due or (falling and self._due > self.MEASURED):
             return None
-        return int((self.MEASURED - self.SETTLED) / (now - self._since) * (self._deadline - self.RESERVE_S - now))
+        step, start = self._since
+        self._due, self._since = self.AGAIN * self._steps, (self._steps, now)
+        return int((self._steps - step) / (now - start) * (self._deadline - self.RESERVE_S - now))
 
 
 def _fit(trainer: Trainer, log: RunLog, output: Path, deadline: float | None, pace: Pace | None) -> Validation | None:
@@ -304,7 +312,8 @@ def _fit(trainer: Trainer, log: RunLog, output: Path, deadline: float | None, pa
     while trainer.step < trainer.config.steps:
         losses.append(trainer.advance())
         progress.update()
-        if pace is not None and (rest := pace.rest()) is not None:
+        falling = trainer.step > (1 - trainer.config.optimizer.decay) * trainer.config.steps
+        if pace is not None and (rest := pace.rest(falling=falling)) is not None:
             pixels = trainer.config.phase_at(trainer.step - 1).pixels
             trainer.config = fit_cost(trainer.config, (trainer.step + rest) * pixels)
             log.changed(trainer.config)

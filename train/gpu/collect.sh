@@ -5,12 +5,9 @@
 end=$(($(date +%s) + $2))
 until [ -e "$W/done" ] || grep -q " $1 ended" "$W/drive.log" || [ "$(date +%s)" -ge $end ]; do sleep 0.5; done
 sleep 1
-if [ "$1" = done ]; then
-  cp "$W"/run/*/learned-*.safetensors "$OUT/"
-else
-  for name in max balanced fast; do
-    [ -e "$W/run/$name/last.safetensors" ] && cp "$W/run/$name/last.safetensors" "$OUT/$name.safetensors"
-  done
-fi
+for name in a max balanced fast; do
+  [ -e "$W/run/$name/last.safetensors" ] && cp "$W/run/$name/last.safetensors" "$OUT/$name.safetensors"
+done
 (cd "$W/run" && tar czf "$OUT/logs.tgz" ./*/config.json ./*/log.jsonl)
-tail -c 8000 "$W/drive.log"
+cat "$W/drive.log"
+tail -qc 150 "$W"/*.log

@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_export(commands)
     _add_quantize(commands)
+    _add_shrink(commands)
     _add_estimate(commands)
     _add_learned(commands)
     _add_refine(commands)
@@ -184,6 +185,21 @@ def _add_quantize(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     command.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
     command.add_argument("--pairs", type=int, default=64, help="to calibrate with, and to measure with (%(default)s)")
     command.set_defaults(run=_quantize)
+
+
+def _add_shrink(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("shrink", help="scale a checkpoint's correction as the validation part wants it")
+    command.add_argument("checkpoint", help="name or path")
+    command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
+    command.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
+    command.set_defaults(run=_shrink)
+
+
+def _shrink(args: argparse.Namespace) -> None:
+    from train.shrink import shrink
+
+    factors = shrink(args.checkpoint, args.data, args.output)
+    print(f"{args.output}: {', '.join(f'{codec} {factor:.3f}' for codec, factor in sorted(factors.items()))}")
 
 
 def _quantize(args: argparse.Namespace) -> None:

@@ -63,7 +63,7 @@ def pair_gain(
     """Gain in dB of RGB-PSNR on the central ``crop`` x ``crop`` pixels of a pair."""
     picture = store.original(pair)
     decoded, original = (
-        _centre(store.image(picture, offset), crop, network.multiple) for offset in (pair.offset, picture.offset)
+        centre(store.image(picture, offset), crop, network.multiple) for offset in (pair.offset, picture.offset)
     )
     restored = restore(network, decoded, condition, device)
     return 10 * float(np.log10(_mse(original, decoded) / _mse(original, restored)))
@@ -84,7 +84,8 @@ def _mse(original: Pixels, image: Pixels) -> float:
     return max(float(np.mean((original.astype(np.float64) - image) ** 2)), 1 / 3000)
 
 
-def _centre(image: Pixels, crop: int, multiple: int) -> Pixels:
+def centre(image: Pixels, crop: int, multiple: int) -> Pixels:
+    """The central ``crop`` x ``crop`` pixels, or as many as there are in multiples of ``multiple``."""
     height, width = (min(crop, side) // multiple * multiple for side in image.shape[:2])
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return np.ascontiguousarray(image[top : top + height, left : left + width])

@@ -6,7 +6,7 @@ end=$(($(date +%s) + $2))
 until [ -e "$W/done" ] || grep -q " $1 ended" "$W/drive.log" || [ "$(date +%s)" -ge $end ]; do sleep 0.5; done
 sleep 1
 for name in a max balanced fast; do
-  [ -e "$W/run/$name/last.safetensors" ] && cp "$W/run/$name/last.safetensors" "$OUT/$name.safetensors"
+  [ -e "$W/run/$name/best.safetensors" ] && cp "$W/run/$name/best.safetensors" "$OUT/$name.safetensors"
 done
 (cd "$W/run" && tar czf "$OUT/logs.tgz" ./*/config.json ./*/log.jsonl)
 cat "$W/drive.log"

@@ -1,0 +1,94 @@
+"""``python -m train shrink``: scales a network's correction by what the validation part says.
+
+A network has seen its training pictures many times and corrects their errors in full; of the errors of pictures it has
+not seen it finds fewer, and what it takes for others is noise. The best factor on its correction is then below 1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from enhancer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from enhancer.condition import condition_vector
+from train.store import Pair, PairStore
+from train.validation import centre
+
+LEAST_PAIRS = 20
+"""Codecs with fewer validation pairs keep their factor."""
+
+BOUNDS = (0.7, 1.1)
+
+_ROUNDING = 1 / 12 / 255**2
+"""Mean squared error that rounding to 8 bits adds."""
+
+
+def shrink(checkpoint: str, store_folder: Path, output: Path) -> dict[str, float]:
+    """Writes ``output``: the checkpoint with its correction of each codec scaled for the highest mean PSNR gain.
+
+    Args:
+        checkpoint: Name or path.
+        store_folder: Pair store, whose validation part is used.
+        output: Checkpoint to write, weights in float16; may be the same file.
+
+    Returns:
+        The factor of each codec that has enough validation pairs.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be loaded.
+        ValueError: If ``store_folder`` is no store, or no codec has enough validation pairs.
+    """
+    loaded, store = load_checkpoint(checkpoint), PairStore(store_folder)
+    moments = defaultdict(list)
+    for pair in store.split(validation=True):
+        if pair.codec in loaded.codecs:
+            moments[pair.codec].append(_moments(loaded, store, pair))
+    factors = {codec: best_factor(np.array(of)) for codec, of in moments.items() if len(of) >= LEAST_PAIRS}
+    if not factors:
+        raise ValueError(f"{store_folder} has fewer than {LEAST_PAIRS} validation pairs of each codec")
+    with torch.no_grad():
+        for codec, factor in factors.items():
+            loaded.network.gain.weight[0, loaded.codecs.index(codec)] += math.log(factor)
+    before = json.loads(loaded.metadata.get("shrink", "{}"))
+    together = before | {codec: round(factor * before.get(codec, 1.0), 4) for codec, factor in factors.items()}
+    metadata = {**loaded.metadata, "shrink": json.dumps(together)}
+    save_checkpoint(output, loaded.network, codecs=loaded.codecs, metadata=metadata, half=True)
+    return factors
+
+
+def best_factor(moments: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> float:
+    """The factor on the corrections that gives the highest mean PSNR gain.
+
+    Args:
+        moments: For each picture the means of error squared, error times correction and correction squared; ``(N, 3)``.
+    """
+    from scipy.optimize import minimize_scalar
+
+    error, product, correction = moments.T
+
+    def loss(factor: float) -> float:
+        after = error - 2 * factor * product + factor**2 * correction
+        return float(np.log((after + _ROUNDING) / (error + _ROUNDING)).mean())
+
+    return float(minimize_scalar(loss, bounds=BOUNDS, method="bounded").x)
+
+
+@torch.inference_mode()
+def _moments(checkpoint: Checkpoint, store: PairStore, pair: Pair) -> tuple[float, float, float]:
+    """Of the central pixels of a pair, as :func:`best_factor` wants them."""
+    picture = store.original(pair)
+    x, target = (
+        torch.from_numpy(centre(store.image(picture, offset), 256, checkpoint.network.multiple))
+        .permute(2, 0, 1)[None]
+        .float()
+        .div(255)
+        for offset in (pair.offset, picture.offset)
+    )
+    condition = condition_vector(checkpoint.codecs, pair.codec, pair.coded_qp, pair.chroma)
+    error, correction = target - x, checkpoint.network.correction(x, condition[None])
+    return float(error.square().mean()), float((error * correction).mean()), float(correction.square().mean())

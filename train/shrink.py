@@ -12,6 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from enhancer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -61,7 +62,7 @@ def shrink(checkpoint: str, store_folder: Path, output: Path) -> dict[str, float
     return factors
 
 
-def best_factor(moments: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> float:
+def best_factor(moments: npt.NDArray[np.float64]) -> float:
     """The factor on the corrections that gives the highest mean PSNR gain.
 
     Args:

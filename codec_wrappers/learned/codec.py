@@ -122,13 +122,18 @@ class _Base:
             ValueError: If ``qp`` or the picture is not supported.
             CodecUnavailableError: If a package or the weights are missing.
             WeightsError: If the weights are damaged.
+            EnhancerError: If the refiners are damaged, or were trained on other weights than those of ``qp``.
         """
         self.qp_range.check(qp)
         check_image(image, channels=(1, 3), depths=(8, 16))
         _check_packages()
         weights = self._weights_for(qp)
-        tags = (named_refiners(self.refiners)[0],) if self.refiners else ()
+        from codec_wrappers.learned.coding import LOCK
+
+        named = (named_refiners(self.refiners),) if self.refiners else ()
         model = self._model(weights, self._model_name())
+        with LOCK, refined(model, [loaded for _, loaded in named]):
+            pass  # no decoder would take a file that asks for refiners of other weights
         file = LearnedFile(
             model=self._model_name(),
             weights=weights.digest,
@@ -139,7 +144,7 @@ class _Base:
             fine=self._fine(),
             gray=image.ndim == 2,
             bit_depth=8 * image.dtype.itemsize,
-            refiners=tags,
+            refiners=tuple(tag for tag, _ in named),
         )
         return _encoded(model, image, file, self._control(file))
 

@@ -15,7 +15,7 @@ from enhancer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from enhancer.condition import condition_vector
 from enhancer.quantization import METADATA_KEY, calibrated, quantized
 from train.store import Pair, PairStore
-from train.validation import pair_gain
+from train.validation import centre, pair_gain
 
 CROP = 192
 """Side of the calibration crops in pixels."""
@@ -82,11 +82,7 @@ def _spread(pairs: Sequence[Pair], codecs: Sequence[str], count: int) -> list[Pa
 def _batches(checkpoint: Checkpoint, store: PairStore, pairs: Sequence[Pair]) -> Iterator[tuple[Tensor, Tensor]]:
     """The centre of each pair's decoded picture, told codec and qp and (every fourth) told nothing."""
     for index, pair in enumerate(pairs):
-        picture = store.image(store.original(pair), pair.offset)
-        multiple = checkpoint.network.multiple
-        height, width = (min(CROP, side) // multiple * multiple for side in picture.shape[:2])
-        top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
-        crop = np.array(picture[top : top + height, left : left + width])
+        crop = centre(store.image(store.original(pair), pair.offset), CROP, checkpoint.network.multiple)
         known = index % 4 != 3
         condition = condition_vector(checkpoint.codecs, pair.codec if known else None, pair.coded_qp, pair.chroma)
         yield torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255, condition[None]

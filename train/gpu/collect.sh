@@ -10,4 +10,4 @@ for name in a max balanced fast; do
 done
 (cd "$W/run" && tar czf "$OUT/logs.tgz" ./*/config.json ./*/log.jsonl)
 cat "$W/drive.log"
-tail -qc 150 "$W"/*.log
+for name in a max balanced fast; do if [ -e "$W/$name.log" ]; then tail -c 150 "$W/$name.log"; fi; done

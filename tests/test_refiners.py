@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not INSTALLED, reason="CompressAI is not install
 
 NETWORK = NetworkConfig(channels=8, blocks=1, unshuffle=2, cell=4, condition=3, condition_hidden=4)
 PIXEL = {"network": NETWORK, "condition": (1.0, 0.5, 1.0)}
-POINTS = ("qecm-learned", "fenm", "pixel")
+POINTS = ("qecm-learned", "qecm-picture", "fenm", "pixel")
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -43,7 +43,7 @@ def mean_scale() -> nn.Module:
 
 
 def refiner(name: str, model: nn.Module) -> Refiner:
-    options = {"pixel": PIXEL, "fenm": {"growth": 4}}.get(name, {})
+    options = {"pixel": PIXEL, "qecm-picture": PIXEL, "fenm": {"growth": 4}}.get(name, {})
     return fresh_refiner(name, model, **options).eval()
 
 
@@ -206,7 +206,7 @@ def test_soft_blocks_surround_both_quantisers_in_training_only(mean_scale):
 @pytest.mark.parametrize("name", POINTS)
 def test_residual_control_has_the_size_of_its_refiner_at_the_same_point(name, mean_scale):
     wide = replace(NETWORK, channels=24, blocks=2)
-    options = {"network": wide, "condition": (1.0, 0.0, 0.0)} if name == "pixel" else {}
+    options = {"network": wide, "condition": (1.0, 0.0, 0.0)} if name in ("pixel", "qecm-picture") else {}
     compared = fresh_refiner(name, mean_scale, **options)
     control = residual_control(compared, mean_scale)
 
@@ -216,6 +216,28 @@ def test_residual_control_has_the_size_of_its_refiner_at_the_same_point(name, me
     with attach(mean_scale, [control]), torch.no_grad():
         refined = mean_scale(random_picture())["x_hat"]
     assert torch.equal(refined, mean_scale(random_picture())["x_hat"])
+
+
+def test_picture_qecm_moves_the_latent_towards_that_of_the_restored_picture_and_stays_in_the_cell(mean_scale):
+    qecm = refiner("qecm-picture", mean_scale)
+    with pytest.raises(ValueError, match="attach it"):
+        qecm(torch.zeros(1, 24, 1, 1), Context())
+    latent = mean_scale.g_a(random_picture()).detach().round()
+    picture = mean_scale.g_s(latent).clamp(0, 1)
+
+    for std in (0.1, 0.4):  # moves of up to 0.6 and up to 7 steps, were they not bounded
+        generator = torch.Generator().manual_seed(1)
+        for parameter in qecm.parameters():
+            nn.init.normal_(parameter, std=std, generator=generator)
+        restored = qecm.restoration(picture, Context())
+        wanted = mean_scale.g_a(restored) - mean_scale.g_a(picture)
+        with attach(mean_scale, [qecm]):
+            moved = qecm(latent, Context()) - latent
+        assert moved.abs().max() <= 0.5
+        assert torch.equal(moved.sign(), wanted.sign())
+        small = wanted.abs() < 0.05
+        assert small.any()
+        assert torch.allclose(moved[small], wanted[small], atol=1e-3)
 
 
 def test_pixels_of_any_size_keep_their_size():

@@ -27,7 +27,7 @@ from train.refine_config import RefineConfig, load_base, parse_settings, schedul
 
 CPU = torch.device("cpu")
 CONFIG = RefineConfig(
-    refiners=("qecm-learned", "fenm", "pixel"),
+    refiners=("qecm-learned", "qecm-picture", "fenm", "pixel"),
     steps=6,
     batch=2,
     crop=48,

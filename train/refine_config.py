@@ -17,7 +17,7 @@ from codec_wrappers.learned.weights import WeightsFile
 from enhancer.checkpoint import load_checkpoint
 from enhancer.condition import condition_size, condition_vector
 from enhancer.network import NetworkConfig
-from enhancer.refiners import PixelRefiner, Refiner, fresh_refiner, residual_control
+from enhancer.refiners import PictureQECM, PixelRefiner, Refiner, fresh_refiner, residual_control
 from train.config import build
 
 Mode = Literal["base", "encoder", "all"]
@@ -47,8 +47,8 @@ class RefineConfig:
         feature_weight: Weight of the feature loss of refiners at features.
         feature_share: Share of all steps, at the beginning, in which it counts.
         qualities: Of codecs with several; see their ``set_quality``. Each batch is of one.
-        pixel: Sizes of the pixel network.
-        pixel_start: Checkpoint that the pixel network starts from (its sizes rule then), or empty.
+        pixel: Sizes of the restoration network of ``pixel`` and ``qecm-picture``.
+        pixel_start: Checkpoint that it starts from (its sizes rule then), or empty.
         seed: Of weights and windows.
         amp: Compute convolutions in bfloat16 while training; not in mode ``all``, where rates would be too coarse.
         validation_pictures: Pictures used for validation, at most.
@@ -135,7 +135,7 @@ def chosen_refiners(config: RefineConfig, base: Any) -> list[Refiner]:
         _check_codec_training(config, base)
     if config.control == "gs":
         return []
-    refiners = [_pixel(config, base) if name == "pixel" else fresh_refiner(name, base) for name in config.refiners]
+    refiners = [_fresh(name, config, base) for name in config.refiners]
     if config.control == "residual":
         refiners = [residual_control(refiner, base) for refiner in refiners if list(refiner.parameters())]
     if config.mode == "base" and not any(list(refiner.parameters()) for refiner in refiners):
@@ -150,13 +150,18 @@ def _check_codec_training(config: RefineConfig, base: Any) -> None:
         raise ValueError(f"crop must be a multiple of {base.downsampling_factor} in mode all, got {config.crop}")
 
 
-def _pixel(config: RefineConfig, base: Any) -> PixelRefiner:
+def _fresh(name: str, config: RefineConfig, base: Any) -> Refiner:
+    """A refiner; restoration networks start from the weights that the settings name."""
+    if name not in ("pixel", "qecm-picture"):
+        return fresh_refiner(name, base)
     codec = base.config.kind if isinstance(base, Hyperprior) else "codec"
     if not config.pixel_start:
-        return PixelRefiner(config.pixel, condition_vector((codec,), codec, None).tolist())
+        condition = condition_vector((codec,), codec, None).tolist()
+        return fresh_refiner(name, base, network=config.pixel, condition=condition)
     checkpoint = load_checkpoint(config.pixel_start)
-    condition = condition_vector(checkpoint.codecs, codec, None)
-    refiner = PixelRefiner(checkpoint.config, condition.tolist())
+    condition = condition_vector(checkpoint.codecs, codec, None).tolist()
+    refiner = fresh_refiner(name, base, network=checkpoint.config, condition=condition)
+    assert isinstance(refiner, PictureQECM | PixelRefiner)
     refiner.network.load_state_dict(checkpoint.network.state_dict())
     return refiner
 

@@ -8,10 +8,10 @@ from torch import nn
 
 from enhancer.refiners.attach import feature_layer, input_channels, part
 from enhancer.refiners.base import Point, Refiner
-from enhancer.refiners.networks import FEnM, PixelRefiner, PlainResidual
+from enhancer.refiners.networks import FEnM, PictureQECM, PixelRefiner, PlainResidual
 from enhancer.refiners.qecm import FourierQECM, LearnedQECM
 
-REFINER_NAMES = ("qecm-paper", "qecm-soft", "qecm-learned", "fenm", "pixel")
+REFINER_NAMES = ("qecm-paper", "qecm-soft", "qecm-learned", "qecm-picture", "fenm", "pixel")
 """In the order in which they follow each other in a decoder."""
 
 
@@ -34,7 +34,8 @@ def fresh_refiner(name: str, model: nn.Module, *, feature_index: int = -1, **opt
         name: One of :data:`REFINER_NAMES`.
         model: The codec.
         feature_index: See :func:`enhancer.refiners.attach`.
-        options: More arguments of the refiner's class; ``pixel`` needs ``network`` and ``condition``.
+        options: More arguments of the refiner's class; ``pixel`` and ``qecm-picture`` need ``network`` and
+            ``condition``.
 
     Raises:
         ValueError: If there is no such refiner, or it does not fit.
@@ -45,8 +46,8 @@ def fresh_refiner(name: str, model: nn.Module, *, feature_index: int = -1, **opt
         return LearnedQECM(channels_at(model, "latent"), **{"context": tells_context(model), **options})
     if name == "fenm":
         return FEnM(channels_at(model, "feature", feature_index), **options)
-    if name == "pixel":
-        return PixelRefiner(**options)
+    if name in ("pixel", "qecm-picture"):
+        return (PixelRefiner if name == "pixel" else PictureQECM)(**options)
     raise ValueError(f"unknown refiner {name!r}; known: {', '.join(REFINER_NAMES)}")
 
 

@@ -19,13 +19,13 @@ from enhancer.errors import CheckpointError
 from enhancer.files import write_atomically
 from enhancer.refiners.attach import Attachment, attach
 from enhancer.refiners.base import Refiner
-from enhancer.refiners.networks import FEnM, PixelRefiner, PlainResidual
+from enhancer.refiners.networks import FEnM, PictureQECM, PixelRefiner, PlainResidual
 from enhancer.refiners.qecm import FourierQECM, LearnedQECM
 
 FORMAT = "enhancer-refiners"
 VERSION = 1
 KINDS: dict[str, type[Refiner]] = {
-    kind.kind: kind for kind in (FEnM, FourierQECM, LearnedQECM, PixelRefiner, PlainResidual)
+    kind.kind: kind for kind in (FEnM, FourierQECM, LearnedQECM, PictureQECM, PixelRefiner, PlainResidual)
 }
 _DERIVED = ("_quantized_cdf", "_cdf_length", "_offset", "scale_table")
 """Tables that a codec's ``update()`` computes from its weights."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from math import sqrt
 from typing import Any, ClassVar
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from enhancer.network import NetworkConfig, RestorationNetwork
 from enhancer.refiners.base import Context, Point, Refiner, zero
 from enhancer.tensors import pad_to_multiple
+
+Transform = Callable[[Tensor], Tensor]
 
 
 class DenseBlock(nn.Module):
@@ -131,3 +133,42 @@ class PixelRefiner(Refiner):
         x = pad_to_multiple(t.clamp(0, 1), self.network.multiple)
         residual: Tensor = self.network(x, self.condition.expand(len(x), -1)) - x
         return t + residual[..., :height, :width]
+
+
+class PictureQECM(Refiner):
+    """Moves each element of the latent within its cell, by what restoring the picture does to the latent.
+
+    ``d = g_a(restored) - g_a(picture)`` with the picture that ``g_s`` makes of the latent and the restoration
+    network's version of it; the latent moves by ``tanh(2 d) / 2``, which is ``d`` where it is small and never leaves
+    the cell that the bitstream tells (the quantisation constraint set of JPEG's decoders: Zakhor, IEEE TCSVT 1992).
+    Costs a second ``g_s`` and two ``g_a`` beside the network.
+
+    Args:
+        network: See :class:`PixelRefiner`.
+        condition: The same.
+    """
+
+    kind: ClassVar[str] = "qecm-picture"
+    point = "latent"
+
+    def __init__(self, network: NetworkConfig | dict[str, Any], condition: Sequence[float]) -> None:
+        restoration = PixelRefiner(network, condition)
+        super().__init__(restoration.options)
+        self.restoration = restoration
+        self._transforms: tuple[Transform, Transform] | None = None  # in a tuple: no submodules, no part of the state
+
+    @property
+    def network(self) -> RestorationNetwork:
+        return self.restoration.network
+
+    def bind(self, synthesis: Transform | None, analysis: Transform | None) -> None:
+        """Tells the codec's transforms, ``g_s`` without refiners at its ends, and ``g_a``; None forgets them."""
+        self._transforms = None if synthesis is None or analysis is None else (synthesis, analysis)
+
+    def forward(self, t: Tensor, context: Context) -> Tensor:
+        if self._transforms is None:
+            raise ValueError("this refiner works on a codec only: attach it")
+        synthesis, analysis = self._transforms
+        picture = synthesis(t).clamp(0, 1)
+        move = analysis(self.restoration(picture, context)) - analysis(picture)
+        return t + 0.5 * torch.tanh(2 * move)

@@ -337,6 +337,7 @@ def test_refiners_are_named_in_the_file_and_change_nothing_else_of_it(codec, fol
     for path, file in zip(paths[:2], files, strict=True):
         assert [tag.name for tag in read_file(file).refiners] == [Path(path).stem]
         assert write_file(replace(read_file(file), refiners=())) == plain.encode(picture, 1)
+    assert len({codec("msh", refiners=path).fingerprint() for path in ("", *paths)}) == 4
     assert np.array_equal(codec("msh", refiners=paths[0]).decode(files[0]).image, expected)
     assert not np.array_equal(codec("msh", refiners=paths[1]).decode(files[1]).image, expected)
     assert np.array_equal(plain.decode(files[1], refiners=()).image, expected)  # and nothing stays attached
@@ -346,7 +347,7 @@ def test_refiners_are_named_in_the_file_and_change_nothing_else_of_it(codec, fol
         codec("msh", refiners=paths[1]).decode(files[0])
     with pytest.raises(CheckpointError, match="trained on a codec with weights"):
         codec("msh", refiners=paths[2]).encode(picture, 1)
-    foreign = write_file(replace(read_file(files[0]), refiners=(named_refiners(paths[2])[0],)))
+    foreign = write_file(replace(read_file(files[0]), refiners=(named_refiners(paths[2], "")[0],)))
     with pytest.raises(CheckpointError, match="trained on a codec with weights"):
         codec("msh", refiners=paths[2]).decode(foreign)
 
@@ -354,11 +355,15 @@ def test_refiners_are_named_in_the_file_and_change_nothing_else_of_it(codec, fol
 def test_the_shipped_refiners_are_worth_their_seconds(photograph, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     crop = np.ascontiguousarray(photograph[:192, :256])
-    file = get_codec("msh", refiners="refiner-msh-0054-pixel").encode(crop, 2)
+    file = get_codec("msh", refiners="pixel").encode(crop, 2)  # those shipped for the weights of qp 2
+    assert file == get_codec("msh", refiners="refiner-msh-0054-pixel").encode(crop, 2)
 
     refined, plain = get_codec("msh").decode(file), get_codec("msh").decode(file, refiners=())
 
     assert psnr(refined.image, crop) > psnr(plain.image, crop) + 0.1
+    assert np.array_equal(get_codec("msh", refiners="pixel").decode(file).image, refined.image)
+    with pytest.raises(CodecUnavailableError, match="no refiners sharpen are shipped for learned-msh-0054"):
+        get_codec("msh", refiners="sharpen").encode(crop, 2)
 
 
 def test_the_command_encodes_to_a_rate_and_decodes(folder, picture, tmp_path, capsys, monkeypatch):

@@ -31,7 +31,7 @@ from codec_wrappers.base import (
 from codec_wrappers.errors import BitstreamError, CodecUnavailableError
 from codec_wrappers.learned.container import NEUTRAL_STEP, LearnedFile, model_of, read_file, write_file
 from codec_wrappers.learned.loader import REMEDY, compressai_version, missing_modules
-from codec_wrappers.learned.refining import LoadedRefiners, named_refiners, refined, wanted_refiners
+from codec_wrappers.learned.refining import LoadedRefiners, named_refiners, refined, refiners_path, wanted_refiners
 from codec_wrappers.learned.weights import WeightsError, WeightsFile, by_digest, find_weights
 
 _CONTINUOUS = QpRange(0, 255, rate_rises=True)
@@ -58,8 +58,9 @@ class _Base:
 
     Attributes:
         weights: A weights file, or a folder of them with a manifest; empty means the shipped ones.
-        refiners: Name of shipped refiners, or path of a refiners' file: encoding notes it in the file, decoding
-            takes it for files that ask for refiners (else those of the file's names that are shipped).
+        refiners: Name of shipped refiners, their kind (``pixel``: those shipped for the weights of the quality), or
+            path of a refiners' file: encoding notes it in the file, decoding takes it for files that ask for
+            refiners (else those of the file's names that are shipped).
         max_pixels: Larger pictures are refused when decoding.
     """
 
@@ -113,7 +114,15 @@ class _Base:
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hashes of the weights: they decide the bitstreams as much as the options do, and cached ones are theirs."""
+        """Hashes of weights and refiners: they decide the files as much as the options do; cached ones are theirs."""
+
+    def _refiners_sha256(self, weights: WeightsFile) -> str:
+        """Of the refiners for ``weights``; empty if there are none, as for some qualities."""
+        try:
+            path = refiners_path(self.refiners, weights.name) if self.refiners else None
+        except CodecUnavailableError:
+            path = None
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
 
     def encode(self, image: Image, qp: int, *, metadata: Metadata = NO_METADATA) -> bytes:  # noqa: ARG002 - see the module
         """The file of ``image``: gray or RGB, 8 or 16 bits; metadata are not stored.
@@ -130,7 +139,7 @@ class _Base:
         weights = self._weights_for(qp)
         from codec_wrappers.learned.coding import LOCK
 
-        named = (named_refiners(self.refiners),) if self.refiners else ()
+        named = (named_refiners(self.refiners, weights.name),) if self.refiners else ()
         model = self._model(weights, self._model_name())
         with LOCK, refined(model, [loaded for _, loaded in named]):
             pass  # no decoder would take a file that asks for refiners of other weights
@@ -166,7 +175,7 @@ class _Base:
         _check_packages()
         weights = self._weights_of(file)
         if refiners is None:
-            refiners = wanted_refiners(file.refiners, self.refiners)
+            refiners = wanted_refiners(file.refiners, self.refiners, weights.name)
         model = self._model(weights, file.model)
         image = _decoded(model, file, self._control(file), refiners)
         chroma: Chroma = "400" if file.gray else "444"
@@ -193,7 +202,8 @@ class _HyperpriorCodec(_Base):
         return Availability("torch", True, f"{versions}, {names}")
 
     def fingerprint(self) -> str:
-        return " ".join(file.sha256 for file in find_weights(self.name, self.weights))
+        files = find_weights(self.name, self.weights)
+        return " ".join([file.sha256 for file in files] + [self._refiners_sha256(file) for file in files]).rstrip()
 
     def _weights_for(self, qp: int) -> WeightsFile:
         if not (found := find_weights(self.name, self.weights)):
@@ -288,7 +298,8 @@ class LearnedCodec(_Base):
         return f"learned:{self.preset.partition(':')[0]}"
 
     def fingerprint(self) -> str:
-        return self._weights_for(1).sha256
+        weights = self._weights_for(1)
+        return f"{weights.sha256} {self._refiners_sha256(weights)}".rstrip()
 
     def _weights_for(self, _qp: int) -> WeightsFile:
         if not self.preset:

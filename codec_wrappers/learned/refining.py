@@ -34,16 +34,19 @@ class LoadedRefiners(Protocol):
         ...
 
 
-def named_refiners(name: str) -> tuple[RefinerTag, LoadedRefiners]:
-    """Refiners by the name of shipped ones or by path, and what a file says of them.
+def named_refiners(name: str, weights: str) -> tuple[RefinerTag, LoadedRefiners]:
+    """Refiners by name or by path, and what a file says of them.
+
+    Args:
+        name: Of shipped refiners; or of their kind, such as ``pixel``: those shipped for ``weights`` then; or a path.
+        weights: Name of the codec's weights: refiners of kind K for ``learned-X`` are ``refiner-X-K``.
 
     Raises:
-        CodecUnavailableError: If the package that holds refiners is not installed.
+        CodecUnavailableError: If there are none, or the package that holds refiners is not installed.
         EnhancerError: If the file is damaged or holds none.
         OSError: If it cannot be read.
     """
-    shipped = {entry.name: entry.path for entry in find_weights(REFINER, "")}
-    path = shipped.get(name, Path(name))
+    path = refiners_path(name, weights)
     try:
         # By name: this package stays below ``enhancer`` and works without it.
         load = importlib.import_module("enhancer.refiners").load_refiners
@@ -53,8 +56,22 @@ def named_refiners(name: str) -> tuple[RefinerTag, LoadedRefiners]:
     return RefinerTag(path.stem, bytes.fromhex(loaded.sha256)[:DIGEST_BYTES]), loaded
 
 
-def wanted_refiners(tags: Sequence[RefinerTag], name: str) -> tuple[LoadedRefiners, ...]:
-    """The refiners that a file asks for: those at ``name`` if given, else shipped ones of the file's names.
+def refiners_path(name: str, weights: str) -> Path:
+    """File of the refiners that :func:`named_refiners` gives.
+
+    Raises:
+        CodecUnavailableError: If there is none.
+    """
+    shipped = {entry.name: entry.path for entry in find_weights(REFINER, "")}
+    of_kind = f"{REFINER}-{weights.removeprefix('learned-')}-{name}"
+    path = shipped.get(name) or shipped.get(of_kind) or Path(name)
+    if not path.is_file():
+        raise CodecUnavailableError(f"no refiners {name} are shipped for {weights}, and there is no such file")
+    return path
+
+
+def wanted_refiners(tags: Sequence[RefinerTag], name: str, weights: str) -> tuple[LoadedRefiners, ...]:
+    """The refiners that a file of ``weights`` asks for: those of ``name`` if given, else shipped ones of its names.
 
     Raises:
         CodecUnavailableError: If they are not to be had with that very hash.
@@ -64,7 +81,7 @@ def wanted_refiners(tags: Sequence[RefinerTag], name: str) -> tuple[LoadedRefine
         missing = f"the file asks for refiners {tag.name} with SHA-256 {tag.digest.hex()}…"
         if not name and tag.name not in {entry.name for entry in find_weights(REFINER, "")}:
             raise CodecUnavailableError(f"{missing}, which are not shipped; the option refiners names a file")
-        here, loaded = named_refiners(name or tag.name)
+        here, loaded = named_refiners(name or tag.name, weights)
         if here.digest != tag.digest:
             raise CodecUnavailableError(f"{missing}, but {name or tag.name} has {here.digest.hex()}…")
         found.append(loaded)

@@ -17,7 +17,7 @@ from codec_wrappers.learned.weights import WeightsFile
 from enhancer.checkpoint import load_checkpoint
 from enhancer.condition import condition_size, condition_vector
 from enhancer.network import NetworkConfig
-from enhancer.refiners import PictureQECM, PixelRefiner, Refiner, fresh_refiner, residual_control
+from enhancer.refiners import RESTORING, Refiner, fresh_refiner, residual_control
 from train.config import build
 
 Mode = Literal["base", "encoder", "all"]
@@ -152,17 +152,14 @@ def _check_codec_training(config: RefineConfig, base: Any) -> None:
 
 def _fresh(name: str, config: RefineConfig, base: Any) -> Refiner:
     """A refiner; restoration networks start from the weights that the settings name."""
-    if name not in ("pixel", "qecm-picture"):
+    if name not in RESTORING:
         return fresh_refiner(name, base)
     codec = base.config.kind if isinstance(base, Hyperprior) else "codec"
-    if not config.pixel_start:
-        condition = condition_vector((codec,), codec, None).tolist()
-        return fresh_refiner(name, base, network=config.pixel, condition=condition)
-    checkpoint = load_checkpoint(config.pixel_start)
-    condition = condition_vector(checkpoint.codecs, codec, None).tolist()
-    refiner = fresh_refiner(name, base, network=checkpoint.config, condition=condition)
-    assert isinstance(refiner, PictureQECM | PixelRefiner)
-    refiner.network.load_state_dict(checkpoint.network.state_dict())
+    start = load_checkpoint(config.pixel_start) if config.pixel_start else None
+    network, codecs = (start.config, start.codecs) if start else (config.pixel, (codec,))
+    refiner = RESTORING[name](network, condition_vector(codecs, codec, None).tolist())
+    if start:
+        refiner.network.load_state_dict(start.network.state_dict())
     return refiner
 
 

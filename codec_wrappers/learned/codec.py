@@ -9,6 +9,7 @@ import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -116,13 +117,13 @@ class _Base:
     def fingerprint(self) -> str:
         """Hashes of weights and refiners: they decide the files as much as the options do; cached ones are theirs."""
 
-    def _refiners_sha256(self, weights: WeightsFile) -> str:
-        """Of the refiners for ``weights``; empty if there are none, as for some qualities."""
-        try:
-            path = refiners_path(self.refiners, weights.name) if self.refiners else None
-        except CodecUnavailableError:
-            path = None
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
+    def _hashes(self, files: Sequence[WeightsFile]) -> str:
+        """Of weights, and of their refiners where there are any."""
+        hashes = [file.sha256 for file in files]
+        for file in files if self.refiners else ():
+            with suppress(CodecUnavailableError):  # of a kind that is not shipped for every quality
+                hashes.append(hashlib.sha256(refiners_path(self.refiners, file.name).read_bytes()).hexdigest())
+        return " ".join(hashes)
 
     def encode(self, image: Image, qp: int, *, metadata: Metadata = NO_METADATA) -> bytes:  # noqa: ARG002 - see the module
         """The file of ``image``: gray or RGB, 8 or 16 bits; metadata are not stored.
@@ -202,8 +203,7 @@ class _HyperpriorCodec(_Base):
         return Availability("torch", True, f"{versions}, {names}")
 
     def fingerprint(self) -> str:
-        files = find_weights(self.name, self.weights)
-        return " ".join([file.sha256 for file in files] + [self._refiners_sha256(file) for file in files]).rstrip()
+        return self._hashes(find_weights(self.name, self.weights))
 
     def _weights_for(self, qp: int) -> WeightsFile:
         if not (found := find_weights(self.name, self.weights)):
@@ -298,8 +298,7 @@ class LearnedCodec(_Base):
         return f"learned:{self.preset.partition(':')[0]}"
 
     def fingerprint(self) -> str:
-        weights = self._weights_for(1)
-        return f"{weights.sha256} {self._refiners_sha256(weights)}".rstrip()
+        return self._hashes((self._weights_for(1),))
 
     def _weights_for(self, _qp: int) -> WeightsFile:
         if not self.preset:

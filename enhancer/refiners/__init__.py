@@ -6,13 +6,14 @@
 
 from enhancer.refiners.attach import Attachment, attach, detach
 from enhancer.refiners.base import Context, Point, Refiner
-from enhancer.refiners.build import REFINER_NAMES, fresh_refiner, residual_control
+from enhancer.refiners.build import REFINER_NAMES, RESTORING, fresh_refiner, residual_control
 from enhancer.refiners.checkpoint import RefinerSet, load_refiners, save_refiners, weights_sha256
 from enhancer.refiners.networks import FEnM, PictureQECM, PixelRefiner, PlainResidual
 from enhancer.refiners.qecm import FourierQECM, LearnedQECM, fourier_error, truncated_laplace
 
 __all__ = [
     "REFINER_NAMES",
+    "RESTORING",
     "Attachment",
     "Context",
     "FEnM",

@@ -51,7 +51,7 @@ class Attachment:
             if isinstance(refiner, FourierQECM):
                 self._hook_quantisers(refiner)
             if isinstance(refiner, PictureQECM):  # forward: without the hooks, or it would be asked again
-                refiner.bind(self.decoder.forward, part(self.model, "g_a"))
+                refiner.transforms = self.decoder.forward, part(self.model, "g_a")
         if any(refiner.needs_context for refiner in self._all()):
             self._capture_context()  # last: it notes what the quantisers' hooks made of the latent
 
@@ -93,9 +93,9 @@ class Attachment:
             vars(self._gaussian).pop("decompress", None)
         if self._original is not part(self.model, "g_s"):
             self.model.g_s = self._original
-        for refiner in self._all("latent"):
+        for refiner in self._all():
             if isinstance(refiner, PictureQECM):
-                refiner.bind(None, None)
+                refiner.transforms = None
         vars(self.model).pop(_ATTRIBUTE, None)
 
     def __enter__(self) -> Self:

@@ -14,6 +14,9 @@ from enhancer.refiners.qecm import FourierQECM, LearnedQECM
 REFINER_NAMES = ("qecm-paper", "qecm-soft", "qecm-learned", "qecm-picture", "fenm", "pixel")
 """In the order in which they follow each other in a decoder."""
 
+RESTORING: dict[str, type[PixelRefiner | PictureQECM]] = {"pixel": PixelRefiner, "qecm-picture": PictureQECM}
+"""Those with a restoration network inside."""
+
 
 def channels_at(model: nn.Module, point: Point, feature_index: int = -1) -> int:
     """Channels of ``model`` at a refinement point."""
@@ -46,8 +49,8 @@ def fresh_refiner(name: str, model: nn.Module, *, feature_index: int = -1, **opt
         return LearnedQECM(channels_at(model, "latent"), **{"context": tells_context(model), **options})
     if name == "fenm":
         return FEnM(channels_at(model, "feature", feature_index), **options)
-    if name in ("pixel", "qecm-picture"):
-        return (PixelRefiner if name == "pixel" else PictureQECM)(**options)
+    if name in RESTORING:
+        return RESTORING[name](**options)
     raise ValueError(f"unknown refiner {name!r}; known: {', '.join(REFINER_NAMES)}")
 
 

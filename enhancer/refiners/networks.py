@@ -146,6 +146,9 @@ class PictureQECM(Refiner):
     Args:
         network: See :class:`PixelRefiner`.
         condition: The same.
+
+    Attributes:
+        transforms: The codec's ``g_s``, without refiners at its ends, and ``g_a``, while it is attached.
     """
 
     kind: ClassVar[str] = "qecm-picture"
@@ -155,20 +158,16 @@ class PictureQECM(Refiner):
         restoration = PixelRefiner(network, condition)
         super().__init__(restoration.options)
         self.restoration = restoration
-        self._transforms: tuple[Transform, Transform] | None = None  # in a tuple: no submodules, no part of the state
+        self.transforms: tuple[Transform, Transform] | None = None  # in a tuple: no submodules, no part of the state
 
     @property
     def network(self) -> RestorationNetwork:
         return self.restoration.network
 
-    def bind(self, synthesis: Transform | None, analysis: Transform | None) -> None:
-        """Tells the codec's transforms, ``g_s`` without refiners at its ends, and ``g_a``; None forgets them."""
-        self._transforms = None if synthesis is None or analysis is None else (synthesis, analysis)
-
     def forward(self, t: Tensor, context: Context) -> Tensor:
-        if self._transforms is None:
+        if self.transforms is None:
             raise ValueError("this refiner works on a codec only: attach it")
-        synthesis, analysis = self._transforms
+        synthesis, analysis = self.transforms
         picture = synthesis(t).clamp(0, 1)
         move = analysis(self.restoration(picture, context)) - analysis(picture)
         return t + 0.5 * torch.tanh(2 * move)

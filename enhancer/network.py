@@ -1,15 +1,16 @@
 """The restoration network: residual blocks with channel and spatial attention, conditioned on (codec, qp).
 
 After Xue and Su, "Attention Based Image Compression Post-Processing Convolutional Neural Network",
-CVPR Workshops 2019. Three things differ, each by configuration: the trunk may run on a
+CVPR Workshops 2019. Four things differ, each by configuration: the trunk may run on a
 pixel-unshuffled grid, channel attention pools over fixed cells instead of the whole picture, so that
-a tile gives the same pixels as the whole picture, and every block is scaled by the condition.
+a tile gives the same pixels as the whole picture, every block is scaled by the condition, and the local
+mean of what is added to the picture may be bounded.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, lcm
 from typing import Literal, get_args
 
 import torch
@@ -19,6 +20,12 @@ from torch import Tensor, nn
 Attention = Literal["none", "channel", "spatial", "both"]
 
 SPATIAL_KERNEL = 7
+
+MEAN_CELL = 8
+"""Side in pixels of the squares on which the local mean of a correction is taken."""
+
+_MEAN_REACH = 2
+"""Squares on each side that a local mean reaches over."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class NetworkConfig:
         cell: Side of the square over which channel attention pools, in trunk pixels.
         condition: Length of the condition vector.
         condition_hidden: Width of the condition's hidden layer.
+        mean_bound: Largest local mean of a correction, of 255 (see :func:`bound_mean`); 0 sets no bound.
     """
 
     channels: int = 64
@@ -44,6 +52,7 @@ class NetworkConfig:
     cell: int = 8
     condition: int = 11
     condition_hidden: int = 64
+    mean_bound: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("channels", "blocks", "unshuffle", "reduction", "cell", "condition", "condition_hidden"):
@@ -51,6 +60,14 @@ class NetworkConfig:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if self.attention not in get_args(Attention):
             raise ValueError(f"attention must be one of {get_args(Attention)}, got {self.attention!r}")
+        if not 0 <= self.mean_bound < float("inf"):
+            raise ValueError(f"mean_bound must be 0 or a positive number, got {self.mean_bound!r}")
+
+    @property
+    def multiple(self) -> int:
+        """Height, width and the origin of every tile must be multiples of this many pixels."""
+        multiple = self.unshuffle * (self.cell if self.attention in ("channel", "both") else 1)
+        return lcm(multiple, MEAN_CELL) if self.mean_bound else multiple
 
 
 class ChannelAttention(nn.Module):
@@ -147,15 +164,15 @@ class RestorationNetwork(nn.Module):
 
     Attributes:
         config: Sizes.
-        multiple: H, W and the origin of every tile must be multiples of this many pixels.
+        multiple: Of ``config``.
         halo: Pixels around a tile, a multiple of ``multiple``, from which on its inside does not depend.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.multiple = config.unshuffle * (config.cell if config.attention in ("channel", "both") else 1)
-        self.halo = _halo(config, self.multiple)
+        self.multiple = config.multiple
+        self.halo = _halo(config)
         planes, channels = 3 * config.unshuffle**2, config.channels
         self.head = nn.Conv2d(planes, channels, kernel_size=3, padding=1)
         self.blocks = nn.ModuleList(AttentionBlock(config) for _ in range(config.blocks))
@@ -181,7 +198,26 @@ class RestorationNetwork(nn.Module):
         for index, block in enumerate(self.blocks):
             deep = block(deep, scales[:, index])
         residual = self.tail(shallow + self.fuse(deep)) * torch.exp(self.gain(condition)).view(-1, 1, 1, 1)
-        return F.pixel_shuffle(residual, config.unshuffle)
+        return bound_mean(F.pixel_shuffle(residual, config.unshuffle), config.mean_bound)
+
+
+def bound_mean(correction: Tensor, bound: float) -> Tensor:
+    """Takes off a correction what its local mean has beyond ``bound``.
+
+    Codecs keep local means: where a network would change one by much, in plain and nearly black areas above
+    all, it is wrong far more often than the codec. The mean is taken over aligned squares of 40 x 40 pixels, one
+    for every 8 x 8, and what is taken off runs linearly from one to the next.
+
+    Args:
+        correction: ``(N, 3, H, W)`` for samples in [0, 1]; H and W are multiples of :data:`MEAN_CELL`.
+        bound: Of 255; 0 returns ``correction`` as it is.
+    """
+    if not bound:
+        return correction
+    cells = F.avg_pool2d(correction, MEAN_CELL)
+    mean = F.avg_pool2d(cells, 2 * _MEAN_REACH + 1, stride=1, padding=_MEAN_REACH, count_include_pad=False)
+    excess = mean - mean.clamp(-bound / 255, bound / 255)
+    return correction - F.interpolate(excess, scale_factor=float(MEAN_CELL), mode="bilinear", align_corners=False)
 
 
 def keep_ends_in_float32(network: RestorationNetwork) -> None:
@@ -212,7 +248,7 @@ def kmac_per_pixel(config: NetworkConfig) -> float:
     return (trunk + ends + config.blocks * per_block) / config.unshuffle**2 / 1000
 
 
-def _halo(config: NetworkConfig, multiple: int) -> int:
+def _halo(config: NetworkConfig) -> int:
     """How far, in pixels, a wrong value outside of a window spoils the window's inside."""
     depth = 1  # head, in trunk pixels
     for _ in range(config.blocks):
@@ -222,7 +258,10 @@ def _halo(config: NetworkConfig, multiple: int) -> int:
         if config.attention in ("spatial", "both"):
             depth += SPATIAL_KERNEL // 2
     depth += 2  # fuse and tail
-    return ceil(depth * config.unshuffle / multiple) * multiple
+    pixels = depth * config.unshuffle
+    if config.mean_bound:
+        pixels = (ceil(pixels / MEAN_CELL) + _MEAN_REACH + 1) * MEAN_CELL  # one more for the line between two means
+    return ceil(pixels / config.multiple) * config.multiple
 
 
 def _zero(*layers: nn.Module) -> None:

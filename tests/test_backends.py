@@ -73,10 +73,25 @@ def test_the_pass_in_place_is_that_of_the_network(attention, sizes, side):
     assert torch.equal(x, before)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_pass_in_place_bounds_local_means(precision):
+    free, bounded = random_checkpoint(), random_checkpoint(mean_bound=0.25)
+    x, condition = torch.rand(1, 3, 24, 40), torch.zeros(1, free.config.condition)
+
+    restored = TorchBackend(bounded, device=CPU, precision=precision)(x, condition)
+
+    with torch.no_grad():
+        change = (bounded.network(x, condition) - free.network(x, condition)).abs().mean()
+        error = (restored - bounded.network(x, condition)).abs().mean()
+    assert error < 0.02 * change
+
+
 @pytest.mark.parametrize("backend", OTHERS)
-@pytest.mark.parametrize("attention", ["none", "channel", "spatial", "both"])
-def test_backends_agree_within_one_step_for_every_size_and_tile(backend, attention, picture):
-    checkpoint = random_checkpoint(attention=attention)
+@pytest.mark.parametrize(
+    ("attention", "mean_bound"), [("none", 0.0), ("channel", 0.0), ("spatial", 0.0), ("both", 0.0), ("channel", 0.25)]
+)
+def test_backends_agree_within_one_step_for_every_size_and_tile(backend, attention, mean_bound, picture):
+    checkpoint = random_checkpoint(attention=attention, mean_bound=mean_bound)
     runner = create_backend(backend, checkpoint, threads=1, precision="float32")
     for height, width, tile in [(64, 80, "auto"), (33, 21, "auto"), (1, 1, "auto"), (96, 128, 32)]:
         image = picture[:height, :width]

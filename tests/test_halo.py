@@ -9,9 +9,10 @@ from enhancer.halo import _conditions, measured_halo
 from enhancer.tiling import run_tiled
 
 
+@pytest.mark.parametrize("mean_bound", [0.0, 0.25])
 @pytest.mark.parametrize("attention", ["none", "both"])
-def test_tiles_with_the_measured_halo_equal_the_whole_picture(attention):
-    network = random_checkpoint(std=0.04, attention=attention, blocks=6).network
+def test_tiles_with_the_measured_halo_equal_the_whole_picture(attention, mean_bound):
+    network = random_checkpoint(std=0.04, attention=attention, blocks=6, mean_bound=mean_bound).network
     halo = measured_halo(network)
 
     assert halo % network.multiple == 0

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from codec_wrappers import get_codec
 from enhancer.condition import CODECS, condition_size, condition_vector
-from enhancer.network import NetworkConfig, RestorationNetwork, SpatialAttention, kmac_per_pixel, parameter_count
+from enhancer.network import (
+    NetworkConfig,
+    RestorationNetwork,
+    SpatialAttention,
+    bound_mean,
+    kmac_per_pixel,
+    parameter_count,
+)
 
 PAPER = NetworkConfig(channels=64, blocks=30, unshuffle=1, attention="both", reduction=16, cell=16)
 SMALL = NetworkConfig(channels=8, blocks=3, unshuffle=2, attention="both", reduction=2, cell=4)
@@ -72,9 +79,10 @@ def test_the_condition_changes_the_output(other):
     assert (network(x, condition("bpg", 37)) - network(x, condition(*other))).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("mean_bound", [0.0, 0.25])
 @pytest.mark.parametrize("attention", ["none", "channel", "spatial", "both"])
-def test_nothing_beyond_the_halo_matters_and_something_at_its_rim_does(attention):
-    network = randomised(replace(SMALL, attention=attention)).double()
+def test_nothing_beyond_the_halo_matters_and_something_at_its_rim_does(attention, mean_bound):
+    network = randomised(replace(SMALL, attention=attention, mean_bound=mean_bound)).double()
     side = 2 * network.halo + 2 * network.multiple
     x = torch.rand(1, 3, 16, side, dtype=torch.float64)
     changed = x.clone()
@@ -83,6 +91,34 @@ def test_nothing_beyond_the_halo_matters_and_something_at_its_rim_does(attention
 
     reach = int(difference.nonzero().max()) + 1 - (side // 2 - network.multiple)
     assert network.halo - 2 * network.multiple < reach <= network.halo
+
+
+@pytest.mark.parametrize(("shift", "left"), [(-2.0, -0.25), (-0.1, -0.1), (0.0, 0.0), (0.2, 0.2), (3.0, 0.25)])
+def test_a_correction_keeps_its_detail_and_no_more_than_the_bound_of_its_mean(shift, left):
+    detail = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(16, 24).expand(1, 3, -1, -1)
+
+    bounded = bound_mean((detail + shift) / 255, 0.25) * 255
+
+    torch.testing.assert_close(bounded, detail + left)
+    assert torch.equal(bound_mean(detail + shift, 0), detail + shift)
+
+
+def test_the_bound_holds_where_the_mean_is_too_large_and_nowhere_else():
+    correction = torch.zeros(1, 3, 16, 160)
+    correction[..., 80:] = 2 / 255
+
+    change = bound_mean(correction, 0.25) - correction
+
+    assert torch.equal(change[..., :48], torch.zeros(1, 3, 16, 48))
+    torch.testing.assert_close(change[..., -48:], torch.full((1, 3, 16, 48), -1.75 / 255))
+    assert (change[..., 1:] - change[..., :-1]).max() < 1e-6  # one slope, without steps
+    assert (change[..., 1:] - change[..., :-1]).min() > -0.08 / 255
+
+
+def test_a_bounded_network_needs_whole_squares():
+    assert NetworkConfig(unshuffle=2, attention="none").multiple == 2
+    assert NetworkConfig(unshuffle=2, attention="none", mean_bound=0.25).multiple == 8
+    assert NetworkConfig(unshuffle=1, cell=12, mean_bound=0.25).multiple == 24
 
 
 def test_condition_vector_by_hand():
@@ -99,7 +135,9 @@ def test_condition_vector_by_hand():
         condition_vector(codecs, "bpg", 37, "4:2:0")
 
 
-@pytest.mark.parametrize(("key", "value"), [("channels", 0), ("blocks", -1), ("cell", 1.5), ("attention", "all")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("channels", 0), ("blocks", -1), ("cell", 1.5), ("attention", "all"), ("mean_bound", -1.0)]
+)
 def test_impossible_sizes_are_refused_by_name(key, value):
     with pytest.raises(ValueError, match=key):
         NetworkConfig(**{key: value})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from training import make_store
 
 from enhancer.checkpoint import load_checkpoint
 from enhancer.condition import condition_vector
+from enhancer.halo import measured_halo
 from train import shrink as module
 from train.shrink import best_factor, shrink
 
@@ -39,6 +41,18 @@ def test_only_the_corrections_of_codecs_with_enough_pairs_are_scaled(tmp_path, m
         condition = condition_vector(before.codecs, codec, 30, "420")[None]
         old, new = (loaded.network.correction(x, condition) for loaded in (before, after))
         torch.testing.assert_close(new, old * factors.get(codec, 1.0), rtol=0.02, atol=1e-5)
+
+
+def test_the_bound_comes_with_the_context_that_it_needs(tmp_path, monkeypatch):
+    make_store(tmp_path / "store")
+    source = write_random_checkpoint(tmp_path / "net.safetensors", std=0.04)
+    monkeypatch.setattr(module, "LEAST_PAIRS", 1)
+
+    shrink(str(source), tmp_path / "store", tmp_path / "out.safetensors", mean_bound=0.25)
+
+    before, after = load_checkpoint(source), load_checkpoint(tmp_path / "out.safetensors")
+    assert after.config == replace(before.config, mean_bound=0.25)
+    assert int(after.metadata["halo"]) == measured_halo(after.network) > measured_halo(before.network)
 
 
 def test_a_store_with_few_pairs_is_refused(tmp_path):

@@ -192,13 +192,14 @@ def _add_shrink(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("checkpoint", help="name or path")
     command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
     command.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
+    command.add_argument("--mean-bound", type=float, metavar="B", help="first bound its local mean, of 255")
     command.set_defaults(run=_shrink)
 
 
 def _shrink(args: argparse.Namespace) -> None:
     from train.shrink import shrink
 
-    factors = shrink(args.checkpoint, args.data, args.output)
+    factors = shrink(args.checkpoint, args.data, args.output, mean_bound=args.mean_bound)
     print(f"{args.output}: {', '.join(f'{codec} {factor:.3f}' for codec, factor in sorted(factors.items()))}")
 
 

@@ -166,10 +166,11 @@ def check(config: TrainConfig) -> None:
     network = config.network
     if network.condition != condition_size(config.codecs):
         raise ValueError(f"network.condition must be {condition_size(config.codecs)} for {len(config.codecs)} codecs")
-    multiple = network.unshuffle * (network.cell if network.attention in ("channel", "both") else 1)
     for phase in config.phases:
-        if phase.crop % multiple:
-            raise ValueError(f"phases: crop {phase.crop} is no multiple of {multiple}, which this network needs")
+        if phase.crop % network.multiple:
+            raise ValueError(
+                f"phases: crop {phase.crop} is no multiple of {network.multiple}, which this network needs"
+            )
     if unknown := set(config.data.weights) - set(config.codecs):
         raise ValueError(f"data.weights names unknown codecs: {', '.join(sorted(unknown))}")
 

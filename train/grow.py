@@ -12,7 +12,8 @@ from enhancer.network import RestorationNetwork
 def copy_weights(source: RestorationNetwork, target: RestorationNetwork) -> None:
     """Copies ``source`` into a fresh ``target`` that may have more blocks and more channels.
 
-    The target then computes what the source computes, whatever the condition: added blocks are the
+    The target then computes what the source computes, whatever the condition, but for another bound on local
+    means: added blocks are the
     identity, and what is new in width reads the old channels but is not yet read by them (Chen et
     al., "Net2Net", ICLR 2016, arXiv:1511.05641, make a network wider by copies instead).
 
@@ -23,7 +24,7 @@ def copy_weights(source: RestorationNetwork, target: RestorationNetwork) -> None
     old, new = source.config, target.config
     wider = new.channels > old.channels
     if (
-        replace(old, blocks=new.blocks, channels=new.channels) != new
+        replace(old, blocks=new.blocks, channels=new.channels, mean_bound=new.mean_bound) != new
         or new.blocks < old.blocks
         or new.channels < old.channels
         or (wider and new.attention in ("spatial", "both"))

@@ -7,7 +7,7 @@ import math
 import tomllib
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,7 +156,8 @@ def _fresh(name: str, config: RefineConfig, base: Any) -> Refiner:
         return fresh_refiner(name, base)
     codec = base.config.kind if isinstance(base, Hyperprior) else "codec"
     start = load_checkpoint(config.pixel_start) if config.pixel_start else None
-    network, codecs = (start.config, start.codecs) if start else (config.pixel, (codec,))
+    # What a traditional codec keeps of local means, a learned one need not.
+    network, codecs = (replace(start.config, mean_bound=0.0), start.codecs) if start else (config.pixel, (codec,))
     refiner = RESTORING[name](network, condition_vector(codecs, codec, None).tolist())
     if start:
         refiner.network.load_state_dict(start.network.state_dict())

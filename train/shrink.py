@@ -1,4 +1,4 @@
-"""``python -m train shrink``: scales a network's correction by what the validation part says.
+"""``python -m train shrink``: scales a network's correction by what the validation part says, and bounds its mean.
 
 A network has seen its training pictures many times and corrects their errors in full; of the errors of pictures it has
 not seen it finds fewer, and what it takes for others is noise. The best factor on its correction is then below 1.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ import torch
 
 from enhancer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from enhancer.condition import condition_vector
+from enhancer.halo import measured_halo
+from enhancer.network import RestorationNetwork
 from train.store import Pair, PairStore
 from train.validation import centre
 
@@ -29,22 +32,26 @@ _ROUNDING = 1 / 12 / 255**2
 """Mean squared error that rounding to 8 bits adds."""
 
 
-def shrink(checkpoint: str, store_folder: Path, output: Path) -> dict[str, float]:
+def shrink(checkpoint: str, store_folder: Path, output: Path, *, mean_bound: float | None = None) -> dict[str, float]:
     """Writes ``output``: the checkpoint with its correction of each codec scaled for the highest mean PSNR gain.
 
     Args:
         checkpoint: Name or path.
         store_folder: Pair store, whose validation part is used.
         output: Checkpoint to write, weights in float16; may be the same file.
+        mean_bound: Bound on the local mean of a correction that the checkpoint gets before, of 255 (see
+            :func:`enhancer.network.bound_mean`); None leaves it as it is.
 
     Returns:
         The factor of each codec that has enough validation pairs.
 
     Raises:
         CheckpointError: If the checkpoint cannot be loaded.
-        ValueError: If ``store_folder`` is no store, or no codec has enough validation pairs.
+        ValueError: If ``store_folder`` is no store, no codec has enough validation pairs, or the bound is negative.
     """
     loaded, store = load_checkpoint(checkpoint), PairStore(store_folder)
+    if mean_bound is not None:
+        loaded = _bounded(loaded, mean_bound)
     moments = defaultdict(list)
     for pair in store.split(validation=True):
         if pair.codec in loaded.codecs:
@@ -60,6 +67,14 @@ def shrink(checkpoint: str, store_folder: Path, output: Path) -> dict[str, float
     metadata = {**loaded.metadata, "shrink": json.dumps(together)}
     save_checkpoint(output, loaded.network, codecs=loaded.codecs, metadata=metadata, half=True)
     return factors
+
+
+def _bounded(checkpoint: Checkpoint, mean_bound: float) -> Checkpoint:
+    """The checkpoint with another bound on local means, which changes the context that a tile needs, too."""
+    network = RestorationNetwork(replace(checkpoint.config, mean_bound=mean_bound)).eval().requires_grad_(False)
+    network.load_state_dict(checkpoint.network.state_dict())
+    metadata = {**checkpoint.metadata, "halo": str(measured_halo(network))}
+    return replace(checkpoint, network=network, metadata=metadata)
 
 
 def best_factor(moments: npt.NDArray[np.float64]) -> float:

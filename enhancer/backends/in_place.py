@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from enhancer.network import AttentionBlock, ChannelAttention, RestorationNetwork, SpatialAttention
+from enhancer.network import AttentionBlock, ChannelAttention, RestorationNetwork, SpatialAttention, bound_mean
 
 
 def prepare(network: RestorationNetwork, *, half: bool) -> None:
@@ -46,7 +46,7 @@ def restore(network: RestorationNetwork, x: Tensor, condition: Tensor, *, half: 
         narrow.copy_(deep)
     deep.copy_(network.fuse(narrow)).add_(shallow)
     residual = network.tail(deep) * torch.exp(network.gain(condition)).view(-1, 1, 1, 1)
-    return x + F.pixel_shuffle(residual, config.unshuffle)
+    return x + bound_mean(F.pixel_shuffle(residual, config.unshuffle), config.mean_bound)
 
 
 def _branch(block: AttentionBlock, x: Tensor, scale: Tensor) -> Tensor:

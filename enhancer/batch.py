@@ -109,10 +109,10 @@ class _Origin:
     chroma: str | None = None
 
     @classmethod
-    def of(cls, image: Image, info: CodingInfo | None, options: BatchOptions) -> _Origin:
+    def of(cls, image: Image, info: CodingInfo | None, options: BatchOptions, unseen: tuple[str, ...]) -> _Origin:
         """What the options say, else the file, else the picture itself."""
-        if info and info.codec == "webp" and info.qp is None:
-            info = None  # lossless: as bare as a PNG
+        if info and info.qp is None and info.codec in ("webp", *unseen):
+            info = None  # lossless, or of a codec that alone says little: as bare as a PNG
         codec = options.codec or (info.codec if info else None)
         if info and info.codec != codec:
             info = None
@@ -243,7 +243,7 @@ def _compute(
         frames, origin = _run_stream(job, picture, enhancer, options)
         elapsed_s = round(time.perf_counter() - start, 3)
         return Outcome(job.input, job.output, "enhanced", elapsed_s=elapsed_s, frames=frames).after(origin)
-    origin = _Origin.of(picture.image, picture.info, options)
+    origin = _Origin.of(picture.image, picture.info, options, enhancer.checkpoint.unseen)
     image = origin.enhance(picture.image, enhancer, progress)
     elapsed_s = round(time.perf_counter() - start, 3)
     height, width = picture.size
@@ -272,7 +272,7 @@ def _run_stream(job: Job, stream: _Stream, enhancer: Enhancer, options: BatchOpt
         nonlocal origin
         if origin.estimated is None:
             # Decoders deliver the chroma format of the bitstream.
-            origin = replace(_Origin.of(image, None, options), chroma=chroma)
+            origin = replace(_Origin.of(image, None, options, enhancer.checkpoint.unseen), chroma=chroma)
         return origin.enhance(image, enhancer)
 
     truncated = None

@@ -20,7 +20,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from enhancer.condition import condition_size
+from enhancer.condition import CODECS, condition_size, condition_vector, stand_in, trust
 from enhancer.errors import CheckpointError
 from enhancer.files import write_atomically
 from enhancer.network import NetworkConfig, RestorationNetwork
@@ -50,6 +50,31 @@ class Checkpoint:
     def config(self) -> NetworkConfig:
         """Sizes of the network."""
         return self.network.config
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """The codecs of whose pictures training drew none: if the metadata do not say, those not in ``codecs``."""
+        training = json.loads(self.metadata.get("training", "{}"))
+        weights: dict[str, float] = training.get("data", {}).get("weights", dict.fromkeys(self.codecs, 1.0))
+        return tuple(codec for codec in CODECS if codec not in self.codecs or weights.get(codec, 0) <= 0)
+
+    def condition(self, codec: str | None, qp: float | None, chroma: str | None = None) -> tuple[Tensor, float]:
+        """What the network is told of a picture, and the share of its correction that is to be applied.
+
+        For a codec of which the network has seen no picture, another one stands in.
+
+        Args:
+            codec: See :func:`enhancer.condition.condition_vector`, also for ``qp``, ``chroma`` and what is raised.
+            qp: Quality index.
+            chroma: Chroma format.
+
+        Returns:
+            The condition ``(K,)``, and :func:`enhancer.condition.trust`.
+        """
+        if codec in self.unseen:
+            codec, qp = stand_in(codec, qp)
+            codec = None if codec in self.unseen else codec
+        return condition_vector(self.codecs, codec, qp, chroma), trust(codec, qp, chroma)
 
 
 def checkpoint_folder() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,60 @@ CODECS = tuple(QP_SCALES)
 
 CHROMA = {"420": -1.0, "422": -0.5, "444": 1.0, "400": 1.0}
 """How the chroma format goes into the condition: what subsampling lost can be looked for; 0 is unknown."""
+
+
+_FADES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
+    "bpg": ((2, 12), (10, 18)),
+    "vvc": ((9, 19), (9, 19)),
+    "jpeg": ((100, 96), (99, 95)),
+}
+"""Per codec, for chroma that is subsampled and for all other: the qp up to which a correction is not to be trusted at
+all, and that from which on it is in full. Where validation pictures begin to lose, and where none does any more
+(docs/networks.md)."""
+
+
+def trust(codec: str | None, qp: float | None, chroma: str | None = None) -> float:
+    """Share of a correction that is to be applied to a picture of high quality, 0..1.
+
+    Pictures of the very best qualities have next to no errors of coding, and what a network takes for some is the
+    picture's own noise: such a one is best left as it is.
+
+    Args:
+        codec: Name of the codec; None is unknown.
+        qp: Its quality index as in :func:`condition_vector`; None is unknown.
+        chroma: Its chroma format; an unknown one counts as not subsampled, where less can be wrong.
+
+    Returns:
+        0 for the best qualities, rising linearly to 1 for those from which on there is enough to correct, and 1
+        if nothing is known.
+    """
+    if codec not in _FADES or qp is None:
+        return 1.0
+    nothing, all_of_it = _FADES[codec][0 if chroma in ("420", "422") else 1]
+    return min(max((qp - nothing) / (all_of_it - nothing), 0.0), 1.0)
+
+
+_STAND_INS: dict[str, tuple[str, tuple[float, ...], tuple[float, ...]]] = {
+    "heic": ("bpg", (0, 100), (49, -1)),  # both are HEVC; x265's slice qp, (100 - quality) / 2 - 3, and 2
+    "avif": ("bpg", (0, 6, 34, 50, 100), (51, 48.8, 37.6, 29.6, 0)),  # AV1's index of the quantiser, scaled
+    "jpeg2000": ("bpg", (250, 550), (51, 0)),
+}
+"""Per codec, the one whose pictures are most like its own, some of its qps, and those of the other for them."""
+
+
+def stand_in(codec: str, qp: float | None) -> tuple[str | None, float | None]:
+    """Codec and qp that say the most of a picture to a network which has seen none of ``codec``.
+
+    Chosen by the gain on validation pictures (docs/networks.md).
+
+    Args:
+        codec: Name of the codec.
+        qp: Its quality index as in :func:`condition_vector`; None is unknown.
+    """
+    if codec not in _STAND_INS:
+        return None, None
+    name, qps, others = _STAND_INS[codec]
+    return name, None if qp is None else float(np.interp(qp, qps, others))
 
 
 def condition_size(codecs: tuple[str, ...]) -> int:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from enhancer.backends import Backend, BackendName, Precision, create_backend
 from enhancer.checkpoint import Checkpoint, checkpoint_names, load_checkpoint
-from enhancer.condition import condition_vector
 from enhancer.ensemble import Ensemble, run_ensemble
 from enhancer.errors import EnhancerError
 from enhancer.estimate import estimate_condition
@@ -129,7 +128,8 @@ class Enhancer:
             codec: Name of the codec that the picture has been through; None means unknown, ``auto`` that
                 it and the qp are estimated, for each picture of a tensor by itself. One that seems never
                 to have been coded then comes back as it is.
-            qp: Its quality index, as :class:`codec_wrappers.CodingInfo` reports it; None means unknown.
+            qp: Its quality index, as :class:`codec_wrappers.CodingInfo` reports it; None means unknown. Of a
+                codec that the network has not seen, it is then estimated as with ``auto``.
             chroma: Its chroma format, as reported there; None means unknown.
             progress: Called with the finished share, 0..1, after every tile.
 
@@ -139,10 +139,9 @@ class Enhancer:
         if isinstance(image, list):
             return [self.enhance(each, codec=codec, qp=qp, chroma=chroma, progress=progress) for each in image]
         unpacked = unpack(image)
-        if codec == AUTO:
+        if codec == AUTO or (qp is None and codec in self.checkpoint.unseen):
             return unpacked.pack(torch.cat([self._enhance_estimated(x, progress) for x in unpacked.x.unsqueeze(1)]))
-        condition = condition_vector(self.checkpoint.codecs, codec, qp, chroma).to(self.backend.device)
-        return unpacked.pack(self._enhance_tensor(unpacked.x, condition, progress))
+        return unpacked.pack(self._enhance_known(unpacked.x, codec, qp, chroma, progress))
 
     def _enhance_estimated(self, x: Tensor, progress: Progress | None) -> Tensor:
         """Restores one picture ``(1, C, H, W)`` by what it seems to have been through."""
@@ -150,10 +149,19 @@ class Enhancer:
         estimate = estimate_condition(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         if estimate.pristine:
             return x.clone()
-        condition = condition_vector(self.checkpoint.codecs, estimate.codec, estimate.qp).to(self.backend.device)
-        return self._enhance_tensor(x, condition, progress)
+        return self._enhance_known(x, estimate.codec, estimate.qp, None, progress)
 
-    def _enhance_tensor(self, x: Tensor, condition: Tensor, progress: Progress | None) -> Tensor:
+    def _enhance_known(
+        self, x: Tensor, codec: str | None, qp: float | None, chroma: str | None, progress: Progress | None
+    ) -> Tensor:
+        """Restores ``(N, C, H, W)`` by what it has been through."""
+        condition, trusted = self.checkpoint.condition(codec, qp, chroma)
+        strength = self.strength * trusted
+        if not strength:
+            return x.clone()
+        return self._enhance_tensor(x, condition.to(self.backend.device), strength, progress)
+
+    def _enhance_tensor(self, x: Tensor, condition: Tensor, strength: float, progress: Progress | None) -> Tensor:
         """Restores ``(N, C, H, W)`` in its own dtype and on its own device."""
         multiple = self.checkpoint.network.multiple
         height, width = x.shape[-2:]
@@ -161,7 +169,7 @@ class Enhancer:
         tile_size = self._tile_size(x)
         while True:
             try:
-                return self._run(x, tile_size, condition, progress)[..., :height, :width]
+                return self._run(x, tile_size, condition, strength, progress)[..., :height, :width]
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -178,12 +186,14 @@ class Enhancer:
         budget = memory_budget(self.backend.device) / (len(x) * bytes_per_pixel(self.checkpoint.config))
         return choose_tile(x.shape[-2], x.shape[-1], halo=self.halo, multiple=multiple, max_pixels=int(budget))
 
-    def _run(self, x: Tensor, tile_size: tuple[int, int], condition: Tensor, progress: Progress | None) -> Tensor:
+    def _run(
+        self, x: Tensor, tile_size: tuple[int, int], condition: Tensor, strength: float, progress: Progress | None
+    ) -> Tensor:
         tiles = prod(-(-length // side) for length, side in zip(x.shape[-2:], tile_size, strict=True))
         done = count(1)
 
         def network(window: Tensor) -> Tensor:
-            enhanced = self._enhance_window(window, condition)
+            enhanced = self._enhance_window(window, condition, strength)
             if progress:
                 progress(next(done) / tiles)
             return enhanced
@@ -197,12 +207,12 @@ class Enhancer:
             fixed_shape=self.backend.fixed_shape,
         )
 
-    def _enhance_window(self, window: Tensor, condition: Tensor) -> Tensor:
+    def _enhance_window(self, window: Tensor, condition: Tensor, strength: float) -> Tensor:
         x = to_unit(window.to(self.backend.device))
         if x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
         restored = run_ensemble(lambda view: self.backend(view, condition.expand(len(view), -1)), x, self.ensemble)
-        y = restored if self.strength == 1 else x + self.strength * (restored - x)
+        y = restored if strength == 1 else x + strength * (restored - x)
         if window.shape[1] == 1:
             y = y.mean(dim=1, keepdim=True)
         return from_unit(y, window.dtype).to(window.device)

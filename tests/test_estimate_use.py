@@ -115,12 +115,13 @@ def test_the_sentence_says_what_is_estimated(tmp_path, decoded, model, capsys, m
     assert np.array_equal(image_io.read_picture(tmp_path / "a.enhanced.png").image, decoded)
 
 
-def test_a_lossless_webp_is_as_bare_as_a_png(tmp_path, decoded, enhance):
+@pytest.mark.parametrize(("name", "options"), [("a.webp", {"lossless": True}), ("a.jp2", {"irreversible": False})])
+def test_a_lossless_file_is_as_bare_as_a_png(name, options, tmp_path, decoded, enhance):
     from PIL import Image
 
-    Image.fromarray(decoded).save(tmp_path / "a.webp", lossless=True)
+    Image.fromarray(decoded).save(tmp_path / name, **options)
 
-    assert SOURCES.items() <= enhance(tmp_path / "a.webp", "-o", tmp_path / "b.png").items()
+    assert SOURCES.items() <= enhance(tmp_path / name, "-o", tmp_path / "b.png").items()
 
 
 def test_a_stream_is_estimated_by_its_first_frame_that_says_something(tmp_path, enhance, monkeypatch):

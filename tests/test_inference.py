@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from small_network import random_checkpoint, write_random_checkpoint
 
 from enhancer.backends.torch_backend import TorchBackend
+from enhancer.condition import QP_SCALES
 from enhancer.errors import EnhancerError
 from enhancer.inference import Enhancer, enhance
 
@@ -102,6 +105,34 @@ def test_strength_scales_the_correction():
     assert np.abs(full - image).max() > 0.01
 
 
+@pytest.mark.parametrize("codec", ["bpg", "vvc", "jpeg"])
+def test_the_best_quality_is_left_as_it_is_and_the_next_ones_change_little(codec):
+    image = np.random.default_rng(0).random((16, 16, 3), np.float32)
+    best, worst = QP_SCALES[codec]
+
+    def change(share: float) -> float:
+        qp = best + share * (worst - best)
+        return np.abs(enhancer().enhance(image, codec=codec, qp=qp, chroma="444") - image).mean()
+
+    assert change(0) == 0
+    assert 0 < change({"bpg": 14 / 51, "vvc": 14 / 63, "jpeg": 0.03}[codec]) < 0.8 * change(0.5)
+
+
+def test_a_codec_that_was_not_seen_is_told_by_another_ones_name():
+    seen = json.dumps({"data": {"weights": {"bpg": 1.0, "jpeg": 0.5}}})
+    checkpoint = random_checkpoint()
+    checkpoint = replace(checkpoint, codecs=("bpg", "heic", "jpeg"), metadata={"training": seen})
+    image = np.random.default_rng(0).random((16, 16, 3), np.float32)
+
+    def restored(**known):
+        return Enhancer(checkpoint, TorchBackend(checkpoint, device=CPU)).enhance(image, **known)
+
+    assert checkpoint.unseen == ("vvc", "jpeg2000", "webp", "avif", "heic")
+    assert np.array_equal(restored(codec="heic", qp=40, chroma="420"), restored(codec="bpg", qp=29, chroma="420"))
+    assert np.array_equal(restored(codec="heic"), restored(codec="auto"))
+    assert not np.array_equal(restored(codec="bpg", qp=29), restored(codec="jpeg", qp=29))
+
+
 def test_codec_and_qp_reach_the_network():
     image = noise(16, 16, 3)
     results = [
@@ -110,7 +141,7 @@ def test_codec_and_qp_reach_the_network():
     ]
 
     assert len({result.tobytes() for result in results}) == 5
-    assert np.array_equal(enhancer().enhance(image, codec="heic", qp=3), results[0])  # not among its codecs
+    assert np.array_equal(enhancer().enhance(image, codec="webp", qp=3), results[0])  # not among its codecs
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from codec_wrappers import get_codec
-from enhancer.condition import CODECS, condition_size, condition_vector
+from enhancer.condition import CODECS, condition_size, condition_vector, stand_in, trust
 from enhancer.network import (
     NetworkConfig,
     RestorationNetwork,
@@ -133,6 +133,32 @@ def test_condition_vector_by_hand():
     assert condition_vector(codecs, None, 37, "444").tolist() == [0, 0, 1, 0, 0, 0]
     with pytest.raises(ValueError, match="chroma must be one of"):
         condition_vector(codecs, "bpg", 37, "4:2:0")
+
+
+@pytest.mark.parametrize(
+    ("codec", "qp", "chroma", "share"),
+    [
+        *[("bpg", 1, "420", 0.0), ("bpg", 7, "420", 0.5), ("bpg", 12, "420", 1.0), ("bpg", 8, "444", 0.0)],
+        *[("bpg", 8, None, 0.0), ("vvc", -2, "420", 0.0), ("vvc", 14, "422", 0.5), ("vvc", 34, "420", 1.0)],
+        *[("jpeg", 100, "420", 0.0), ("jpeg", 98, "420", 0.5), ("jpeg", 98, "444", 0.25), ("jpeg", 10, "444", 1.0)],
+        *[("webp", 100, "420", 1.0), ("bpg", None, "420", 1.0), (None, 1, None, 1.0)],
+    ],
+)
+def test_corrections_fade_towards_the_best_qualities(codec, qp, chroma, share):
+    assert trust(codec, qp, chroma) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("codec", "qp", "expected"),
+    [
+        *[("heic", 50, ("bpg", 24.0)), ("avif", 100, ("bpg", 0.0)), ("avif", 50, ("bpg", 29.6))],
+        *[("jpeg2000", 400, ("bpg", 25.5)), ("heic", None, ("bpg", None)), ("msh", 3, (None, None))],
+    ],
+)
+def test_another_codec_stands_in_for_one_that_was_not_seen(codec, qp, expected):
+    name, other = stand_in(codec, qp)
+
+    assert (name, other if other is None else round(other, 6)) == expected
 
 
 @pytest.mark.parametrize(

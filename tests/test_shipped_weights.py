@@ -65,6 +65,30 @@ def test_enhancement_brings_a_decoded_photograph_closer_to_the_original(name, ph
     assert squared_error(result) < squared_error(decoded.image)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("codec", "qp"), [("heic", 40), ("avif", 50), ("jpeg2000", 330)])
+def test_codecs_that_no_network_has_seen_gain_too(name, codec, qp, photograph):
+    original = np.ascontiguousarray(photograph[60:256, 80:289])
+    decoded = get_codec(codec).decode(get_codec(codec).encode(original, qp))
+    info = decoded.info
+
+    result = Enhancer.from_checkpoint(name).enhance(decoded.image, codec=codec, qp=info.qp, chroma=info.chroma)
+
+    assert psnr(result, original, data_range=255) > psnr(decoded.image, original, data_range=255) + 0.02
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("codec", "qp"), [("bpg", 0), ("vvc", 0), ("jpeg", 100), ("webp", 100), ("avif", 100)])
+def test_the_best_quality_of_a_codec_is_never_made_worse(name, codec, qp, photograph):
+    original = np.ascontiguousarray(photograph[60:256, 80:289])
+    decoded = get_codec(codec).decode(get_codec(codec).encode(original, qp))
+    info = decoded.info
+
+    result = Enhancer.from_checkpoint(name).enhance(decoded.image, codec=codec, qp=info.qp, chroma=info.chroma)
+
+    assert psnr(result, original, data_range=255) > psnr(decoded.image, original, data_range=255) - 0.02
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("name", NAMES)
 def test_enhancement_shifts_no_mean_colour_away_from_the_original(name, eval_data):

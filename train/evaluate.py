@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from enhancer.checkpoint import Checkpoint, load_checkpoint
-from enhancer.condition import condition_vector
 from enhancer.estimate import estimate_condition
 from train.store import Pair, PairStore
 from train.validation import pair_gain
@@ -53,5 +52,6 @@ def _gain(checkpoint: Checkpoint, store: PairStore, pair: Pair, told: Told) -> f
         if estimate.pristine:
             return 0.0  # such a picture is left as it is
         codec, qp = estimate.codec, estimate.qp
-    condition = condition_vector(checkpoint.codecs, codec, qp, pair.chroma if told == "known" else None)
-    return pair_gain(checkpoint.network, store, pair, condition, torch.device("cpu"))
+    chroma = pair.chroma if told == "known" else None
+    condition, strength = checkpoint.condition(codec, qp, chroma)
+    return pair_gain(checkpoint.network, store, pair, condition, torch.device("cpu"), strength=strength)

@@ -59,22 +59,30 @@ def pair_gain(
     device: torch.device,
     *,
     crop: int = 256,
+    strength: float = 1.0,
 ) -> float:
-    """Gain in dB of RGB-PSNR on the central ``crop`` x ``crop`` pixels of a pair."""
+    """Gain in dB of RGB-PSNR on the central ``crop`` x ``crop`` pixels of a pair, with so much of the correction."""
     picture = store.original(pair)
     decoded, original = (
         centre(store.image(picture, offset), crop, network.multiple) for offset in (pair.offset, picture.offset)
     )
-    restored = restore(network, decoded, condition, device)
+    restored = restore(network, decoded, condition, device, strength)
     return 10 * float(np.log10(_mse(original, decoded) / _mse(original, restored)))
 
 
 @torch.inference_mode()
-def restore(network: RestorationNetwork, image: Pixels, condition: torch.Tensor, device: torch.device) -> Pixels:
+def restore(
+    network: RestorationNetwork,
+    image: Pixels,
+    condition: torch.Tensor,
+    device: torch.device,
+    strength: float = 1.0,
+) -> Pixels:
     """The restored 8-bit picture of one whose sides are multiples of ``network.multiple``."""
     x = torch.from_numpy(image).to(device).permute(2, 0, 1).unsqueeze(0).float() / 255
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         y = network(x.contiguous(memory_format=torch.channels_last), condition.to(device).unsqueeze(0))
+        y = x + strength * (y - x)
     restored: Pixels = y[0].float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
     return restored
 

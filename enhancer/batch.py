@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import BinaryIO, Literal, ParamSpec, TypeVar
 
 from codec_wrappers import CodingInfo, Image, Metadata
+from enhancer.checkpoint import Checkpoint
 from enhancer.compare import comparison_sheet
 from enhancer.errors import EXPECTED_ERRORS, EnhancerError, one_line
 from enhancer.estimate import Estimate, estimate_condition
@@ -66,7 +67,8 @@ class Outcome:
 
     ``elapsed_s`` is the time in the network, for a stream of ``frames`` all of the time; codec and qp
     are what the network was conditioned on. ``estimated`` says which of them come from the picture
-    alone, with ``confidence``; ``pristine``: that it may never have been coded and was left as it is.
+    alone, with ``confidence``; ``pristine``: that it may never have been coded and was left as it is;
+    ``untouched``: that its quality is so high that it was.
     """
 
     input: str
@@ -82,6 +84,7 @@ class Outcome:
     estimated: Literal["codec and qp", "qp"] | None = None
     confidence: float | None = None
     pristine: bool | None = None
+    untouched: bool | None = None
 
     def as_dict(self) -> dict[str, str | float | None]:
         """The fields that are known."""
@@ -97,6 +100,7 @@ class Outcome:
             estimated=origin.estimated,
             confidence=found.confidence if origin.estimated == "codec and qp" else None,
             pristine=found.pristine or None,
+            untouched=origin.untouched or None,
         )
 
 
@@ -107,11 +111,12 @@ class _Origin:
     estimate: Estimate
     estimated: Literal["codec and qp", "qp"] | None = None
     chroma: str | None = None
+    untouched: bool = False
 
     @classmethod
-    def of(cls, image: Image, info: CodingInfo | None, options: BatchOptions, unseen: tuple[str, ...]) -> _Origin:
+    def of(cls, image: Image, info: CodingInfo | None, options: BatchOptions, checkpoint: Checkpoint) -> _Origin:
         """What the options say, else the file, else the picture itself."""
-        if info and info.qp is None and info.codec in ("webp", *unseen):
+        if info and info.qp is None and info.codec in ("webp", *checkpoint.unseen):
             info = None  # lossless, or of a codec that alone says little: as bare as a PNG
         codec = options.codec or (info.codec if info else None)
         if info and info.codec != codec:
@@ -119,10 +124,11 @@ class _Origin:
         chroma = info.chroma if info else None
         qp = options.qp if options.qp is not None else info.qp if info else None
         if not options.estimate or (codec and qp is not None):
-            return cls(Estimate(codec, qp, 1.0), chroma=chroma)
+            return cls(Estimate(codec, qp, 1.0), None, chroma, checkpoint.condition(codec, qp, chroma)[1] == 0)
         estimate = estimate_condition(image, codec)
         found = estimate.pristine or estimate.qp is not None
-        return cls(estimate, None if not found else "qp" if codec else "codec and qp", chroma)
+        untouched = checkpoint.condition(estimate.codec, estimate.qp, chroma)[1] == 0
+        return cls(estimate, None if not found else "qp" if codec else "codec and qp", chroma, untouched)
 
     def enhance(self, image: Image, enhancer: Enhancer, progress: Progress | None = None) -> Image:
         """The restored picture; one that seems never to have been coded comes back as it is."""
@@ -243,7 +249,7 @@ def _compute(
         frames, origin = _run_stream(job, picture, enhancer, options)
         elapsed_s = round(time.perf_counter() - start, 3)
         return Outcome(job.input, job.output, "enhanced", elapsed_s=elapsed_s, frames=frames).after(origin)
-    origin = _Origin.of(picture.image, picture.info, options, enhancer.checkpoint.unseen)
+    origin = _Origin.of(picture.image, picture.info, options, enhancer.checkpoint)
     image = origin.enhance(picture.image, enhancer, progress)
     elapsed_s = round(time.perf_counter() - start, 3)
     height, width = picture.size
@@ -272,7 +278,7 @@ def _run_stream(job: Job, stream: _Stream, enhancer: Enhancer, options: BatchOpt
         nonlocal origin
         if origin.estimated is None:
             # Decoders deliver the chroma format of the bitstream.
-            origin = replace(_Origin.of(image, None, options, enhancer.checkpoint.unseen), chroma=chroma)
+            origin = replace(_Origin.of(image, None, options, enhancer.checkpoint), chroma=chroma)
         return origin.enhance(image, enhancer)
 
     truncated = None

@@ -68,6 +68,20 @@ def test_codec_qp_and_chroma_come_from_the_bitstream(codec, options, tmp_path, p
     assert np.array_equal(read(tmp_path / "x.png"), expected)
 
 
+def test_a_file_of_the_best_quality_is_left_as_it_is_and_the_user_is_told(tmp_path, picture, enhance, capsys):
+    best = save(tmp_path / "best.jpg", picture, quality=100)
+    good = save(tmp_path / "good.jpg", picture, quality=98)
+
+    assert enhance(best, good) == 0
+
+    first, second = capsys.readouterr().out.splitlines()
+    assert ": jpeg qp 100, too good to be corrected, " in first
+    assert ": jpeg qp 98, " in second
+    assert "too good" not in second
+    assert np.array_equal(read(tmp_path / "best.enhanced.png"), read(best))
+    assert not np.array_equal(read(tmp_path / "good.enhanced.png"), read(good))
+
+
 def test_a_bare_picture_is_what_the_user_says(tmp_path, picture, enhance, enhancer):
     source = save(tmp_path / "a.png", picture)
 

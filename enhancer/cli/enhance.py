@@ -275,6 +275,7 @@ def _origin(outcome: Outcome) -> str:
         return f"left as it is, maybe never coded (probability {outcome.confidence:.2f})"
     source = "unknown codec" if outcome.codec is None else outcome.codec
     quality = "" if outcome.qp is None else f" qp {outcome.qp:g}"
+    left = ", too good to be corrected" if outcome.untouched else ""
     if outcome.confidence is not None:
-        return f"{source}{quality}, estimated ({outcome.confidence:.0%} sure of the codec)"
-    return f"{source}{quality}, qp estimated" if outcome.estimated else f"{source}{quality}"
+        return f"{source}{quality}, estimated ({outcome.confidence:.0%} sure of the codec){left}"
+    return f"{source}{quality}, qp estimated{left}" if outcome.estimated else f"{source}{quality}{left}"

@@ -66,9 +66,10 @@ class Outcome:
     """What became of one job; ``error`` is one line if ``status`` is ``failed``.
 
     ``elapsed_s`` is the time in the network, for a stream of ``frames`` all of the time; codec and qp
-    are what the network was conditioned on. ``estimated`` says which of them come from the picture
-    alone, with ``confidence``; ``pristine``: that it may never have been coded and was left as it is;
-    ``untouched``: that its quality is so high that it was.
+    are what the picture has been through (for a codec that the network has not seen, another may
+    stand in). ``estimated`` says which of them come from the picture alone, with ``confidence``;
+    ``pristine``: that it may never have been coded and was left as it is; ``untouched``: that it was
+    for its high quality.
     """
 
     input: str
@@ -114,15 +115,24 @@ class _Origin:
     untouched: bool = False
 
     @classmethod
-    def of(cls, image: Image, info: CodingInfo | None, options: BatchOptions, checkpoint: Checkpoint) -> _Origin:
+    def of(
+        cls,
+        image: Image,
+        info: CodingInfo | None,
+        options: BatchOptions,
+        checkpoint: Checkpoint,
+        chroma: str | None = None,
+    ) -> _Origin:
         """What the options say, else the file, else the picture itself."""
-        if info and info.qp is None and info.codec in ("webp", *checkpoint.unseen):
-            info = None  # lossless, or of a codec that alone says little: as bare as a PNG
+        if info and info.codec == "webp" and info.qp is None:
+            info = None  # lossless: as bare as a PNG
         codec = options.codec or (info.codec if info else None)
         if info and info.codec != codec:
             info = None
-        chroma = info.chroma if info else None
+        chroma = info.chroma if info else chroma
         qp = options.qp if options.qp is not None else info.qp if info else None
+        if checkpoint.says_little(codec, qp):
+            codec = None
         if not options.estimate or (codec and qp is not None):
             return cls(Estimate(codec, qp, 1.0), None, chroma, checkpoint.condition(codec, qp, chroma)[1] == 0)
         estimate = estimate_condition(image, codec)
@@ -278,7 +288,7 @@ def _run_stream(job: Job, stream: _Stream, enhancer: Enhancer, options: BatchOpt
         nonlocal origin
         if origin.estimated is None:
             # Decoders deliver the chroma format of the bitstream.
-            origin = replace(_Origin.of(image, None, options, enhancer.checkpoint), chroma=chroma)
+            origin = _Origin.of(image, None, options, enhancer.checkpoint, chroma)
         return origin.enhance(image, enhancer)
 
     truncated = None

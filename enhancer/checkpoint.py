@@ -2,7 +2,8 @@
 
 A checkpoint is one safetensors file. Its metadata holds ``format`` = ``enhancer``, ``version``,
 ``config`` (JSON of :class:`NetworkConfig`), ``codecs`` (JSON list) and whatever training adds (data,
-steps, metrics, commit). The folder's ``manifest.toml`` lists the shipped ones with their SHA-256.
+steps, metrics, commit; ``seen``, a JSON list of the codecs whose pictures it drew). The folder's
+``manifest.toml`` lists the shipped ones with their SHA-256.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import tomllib
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ class Checkpoint:
 
     Attributes:
         network: The network, float32, on the CPU.
-        codecs: Codecs that it was trained on, in the order of the condition vector.
+        codecs: Codecs of the condition vector, in its order; not all need have been seen in training.
         metadata: All metadata of the file.
         sha256: Of the file.
     """
@@ -51,17 +53,20 @@ class Checkpoint:
         """Sizes of the network."""
         return self.network.config
 
-    @property
+    @cached_property
     def unseen(self) -> tuple[str, ...]:
         """The codecs of whose pictures training drew none: if the metadata do not say, those not in ``codecs``."""
-        training = json.loads(self.metadata.get("training", "{}"))
-        weights: dict[str, float] = training.get("data", {}).get("weights", dict.fromkeys(self.codecs, 1.0))
-        return tuple(codec for codec in CODECS if codec not in self.codecs or weights.get(codec, 0) <= 0)
+        seen = _seen(self.metadata, self.codecs)
+        return tuple(codec for codec in CODECS if codec not in seen)
+
+    def says_little(self, codec: str | None, qp: float | None) -> bool:
+        """Whether codec and qp had better be estimated together: of an unseen codec, the name alone helps little."""
+        return qp is None and codec in self.unseen
 
     def condition(self, codec: str | None, qp: float | None, chroma: str | None = None) -> tuple[Tensor, float]:
         """What the network is told of a picture, and the share of its correction that is to be applied.
 
-        For a codec of which the network has seen no picture, another one stands in.
+        For a codec of which the network has seen no picture, another one stands in, if there is one.
 
         Args:
             codec: See :func:`enhancer.condition.condition_vector`, also for ``qp``, ``chroma`` and what is raised.
@@ -71,10 +76,12 @@ class Checkpoint:
         Returns:
             The condition ``(K,)``, and :func:`enhancer.condition.trust`.
         """
+        share = trust(codec, qp, chroma)
         if codec in self.unseen:
             codec, qp = stand_in(codec, qp)
             codec = None if codec in self.unseen else codec
-        return condition_vector(self.codecs, codec, qp, chroma), trust(codec, qp, chroma)
+            share = min(share, trust(codec, qp, chroma))
+        return condition_vector(self.codecs, codec, qp, chroma), share
 
 
 def checkpoint_folder() -> Path:
@@ -174,8 +181,18 @@ def _build(tensors: dict[str, Tensor], metadata: dict[str, str], sha256: str, pa
         network = RestorationNetwork(NetworkConfig(**json.loads(metadata["config"])))
         codecs = tuple(json.loads(metadata["codecs"]))
         network.load_state_dict({key: value.float() for key, value in tensors.items()})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not fit the architecture that it names") from error
+        _seen(metadata, codecs)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not fit the architecture and the training that it names") from error
     if network.config.condition != condition_size(codecs):
         raise CheckpointError(f"{path} was trained on another condition vector than this release makes")
     return Checkpoint(network.eval().requires_grad_(False), codecs, metadata, sha256)
+
+
+def _seen(metadata: dict[str, str], codecs: tuple[str, ...]) -> frozenset[str]:
+    """Codecs that ``metadata`` say training has seen, else those with a share in it, else all of ``codecs``."""
+    if "seen" in metadata:
+        return frozenset(json.loads(metadata["seen"]))
+    training = json.loads(metadata.get("training", "{}"))
+    weights: dict[str, float] = training.get("data", {}).get("weights", dict.fromkeys(codecs, 1.0))
+    return frozenset(codec for codec in codecs if weights.get(codec, 0) > 0)

@@ -41,7 +41,8 @@ PRISTINE_ENOUGH = 0.03
 """Probability of being pristine from which on a picture is left as it is; decoded ones have less."""
 
 _PLAIN = 0.6  # standard deviation of green below which a window shows nothing
-_CAUTION = 0.02  # taken off severities: one step of qp too low costs the networks nothing, one too high 0.03 dB
+_CAUTION = 0.02  # taken off severities: one step of qp too low costs the networks next to nothing (some of the gain
+# where corrections fade), one too high 0.03 dB
 _GOOD_FIT = 0.2  # of JPEG's tables, from which on they say the quality better than the networks
 
 

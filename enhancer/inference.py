@@ -39,7 +39,8 @@ class Enhancer:
         backend: What runs it.
         tile: Side of a tile in pixels, rounded up to what the network needs, or ``auto``.
         ensemble: ``rotate`` averages over 4 rotations, ``dihedral`` over 8 rotations and mirror images.
-        strength: Share of the correction that is applied: 0 returns the input, 1 the network's output.
+        strength: Share of the correction that is applied: 0 returns the input, 1 the network's output (less of it
+            for pictures of very high quality).
 
     Attributes:
         halo: Context in pixels around a tile. The network's exact one, unless the checkpoint's metadata
@@ -128,28 +129,31 @@ class Enhancer:
             codec: Name of the codec that the picture has been through; None means unknown, ``auto`` that
                 it and the qp are estimated, for each picture of a tensor by itself. One that seems never
                 to have been coded then comes back as it is.
-            qp: Its quality index, as :class:`codec_wrappers.CodingInfo` reports it; None means unknown. Of a
-                codec that the network has not seen, it is then estimated as with ``auto``.
+            qp: Its quality index, as :class:`codec_wrappers.CodingInfo` reports it; None means unknown. With a
+                codec that the network has not seen, an unknown qp means ``auto``. A picture of a codec's best
+                quality comes back as it is (:func:`enhancer.condition.trust`).
             chroma: Its chroma format, as reported there; None means unknown.
             progress: Called with the finished share, 0..1, after every tile.
 
         Raises:
+            CheckpointError: If codec and qp are to be estimated and the weights for that are missing.
             ValueError: If ``image`` is not such a picture.
         """
         if isinstance(image, list):
             return [self.enhance(each, codec=codec, qp=qp, chroma=chroma, progress=progress) for each in image]
         unpacked = unpack(image)
-        if codec == AUTO or (qp is None and codec in self.checkpoint.unseen):
-            return unpacked.pack(torch.cat([self._enhance_estimated(x, progress) for x in unpacked.x.unsqueeze(1)]))
+        if codec == AUTO or self.checkpoint.says_little(codec, qp):
+            pictures = unpacked.x.unsqueeze(1)
+            return unpacked.pack(torch.cat([self._enhance_estimated(x, chroma, progress) for x in pictures]))
         return unpacked.pack(self._enhance_known(unpacked.x, codec, qp, chroma, progress))
 
-    def _enhance_estimated(self, x: Tensor, progress: Progress | None) -> Tensor:
+    def _enhance_estimated(self, x: Tensor, chroma: str | None, progress: Progress | None) -> Tensor:
         """Restores one picture ``(1, C, H, W)`` by what it seems to have been through."""
         pixels = (x[0].float() if x.is_floating_point() else x[0]).permute(1, 2, 0).cpu().numpy()
         estimate = estimate_condition(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         if estimate.pristine:
             return x.clone()
-        return self._enhance_known(x, estimate.codec, estimate.qp, None, progress)
+        return self._enhance_known(x, estimate.codec, estimate.qp, chroma, progress)
 
     def _enhance_known(
         self, x: Tensor, codec: str | None, qp: float | None, chroma: str | None, progress: Progress | None

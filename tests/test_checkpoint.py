@@ -96,6 +96,10 @@ def test_a_pickle_is_never_run(tmp_path):
         ({"config": json.dumps({"depth": 8})}, "architecture"),
         ({"config": "no json"}, "architecture"),
         ({"codecs": json.dumps(["bpg"])}, "another condition vector"),
+        ({"training": "no json"}, "training"),
+        ({"training": json.dumps({"data": None})}, "training"),
+        ({"training": json.dumps({"data": {"weights": {"bpg": "much"}}})}, "training"),
+        ({"seen": "3"}, "training"),
     ],
 )
 def test_a_foreign_or_newer_file_is_refused_in_one_line(saved, changes, message):

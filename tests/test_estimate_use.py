@@ -124,6 +124,32 @@ def test_a_lossless_file_is_as_bare_as_a_png(name, options, tmp_path, decoded, e
     assert SOURCES.items() <= enhance(tmp_path / name, "-o", tmp_path / "b.png").items()
 
 
+def test_a_codec_that_no_network_has_seen_is_estimated_unless_its_qp_is_said(tmp_path, decoded, enhance, enhancer):
+    bitstream = get_codec("jpeg2000").encode(decoded, 330)
+    (tmp_path / "a.jp2").write_bytes(bitstream)
+    image_io.write_picture(tmp_path / "a.png", image_io.Picture(decoded))
+
+    said = enhance(tmp_path / "a.jp2", "-o", tmp_path / "said.png", "--qp", 330)
+    named = enhance(tmp_path / "a.png", "-o", tmp_path / "named.png", "--codec", "heic")
+
+    assert (said["codec"], said["qp"]) == ("jpeg2000", 330)
+    assert "estimated" not in said
+    expected = enhancer.enhance(get_codec("jpeg2000").decode(bitstream).image, codec="jpeg2000", qp=330, chroma="444")
+    assert np.array_equal(image_io.read_picture(tmp_path / "said.png").image, expected)
+    assert SOURCES.items() <= named.items()
+
+
+@pytest.mark.parametrize(("qp", "untouched"), [(1, True), (8, None), (30, None)])
+def test_a_stream_too_good_to_be_corrected_is_called_so(qp, untouched, tmp_path, enhance):
+    (tmp_path / "a.y4m").write_bytes(b"YUV4MPEG2 W16 H16 F25:1 C420\nFRAME\n" + bytes(range(256)) + bytes(128))
+
+    report = enhance(tmp_path / "a.y4m", "-o", tmp_path / "b.y4m", "--codec", "bpg", "--qp", qp)
+
+    assert report.get("untouched") == untouched
+    changed = (tmp_path / "b.y4m").read_bytes()[-384:] != (tmp_path / "a.y4m").read_bytes()[-384:]
+    assert changed == (not untouched)
+
+
 def test_a_stream_is_estimated_by_its_first_frame_that_says_something(tmp_path, enhance, monkeypatch):
     answers = iter([Estimate.UNKNOWN, Estimate("jpeg", 30.0, 0.8)])
     monkeypatch.setattr(batch, "estimate_condition", lambda *_: next(answers))

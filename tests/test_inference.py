@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_network import random_checkpoint, write_random_checkpoint
 
+from codec_wrappers import get_codec
 from enhancer.backends.torch_backend import TorchBackend
 from enhancer.condition import QP_SCALES
 from enhancer.errors import EnhancerError
@@ -118,18 +119,22 @@ def test_the_best_quality_is_left_as_it_is_and_the_next_ones_change_little(codec
     assert 0 < change({"bpg": 14 / 51, "vvc": 14 / 63, "jpeg": 0.03}[codec]) < 0.8 * change(0.5)
 
 
-def test_a_codec_that_was_not_seen_is_told_by_another_ones_name():
+def test_a_codec_that_was_not_seen_is_told_by_another_ones_name(photograph):
     seen = json.dumps({"data": {"weights": {"bpg": 1.0, "jpeg": 0.5}}})
     checkpoint = random_checkpoint()
     checkpoint = replace(checkpoint, codecs=("bpg", "heic", "jpeg"), metadata={"training": seen})
     image = np.random.default_rng(0).random((16, 16, 3), np.float32)
+    decoded = get_codec("jpeg").decode(get_codec("jpeg").encode(photograph[:128, :128], 30)).image
 
-    def restored(**known):
+    def restored(image=image, **known):
         return Enhancer(checkpoint, TorchBackend(checkpoint, device=CPU)).enhance(image, **known)
 
     assert checkpoint.unseen == ("vvc", "jpeg2000", "webp", "avif", "heic")
     assert np.array_equal(restored(codec="heic", qp=40, chroma="420"), restored(codec="bpg", qp=29, chroma="420"))
-    assert np.array_equal(restored(codec="heic"), restored(codec="auto"))
+    assert np.array_equal(restored(decoded, codec="heic"), restored(decoded, codec="auto"))
+    assert not np.array_equal(restored(decoded, codec="heic"), restored(decoded))
+    assert not np.array_equal(restored(decoded, codec="heic", qp=40), restored(decoded, codec="auto"))
+    assert checkpoint.condition("vvc", 5, "420")[1] == 0  # no codec stands in, but it is too good all the same
     assert not np.array_equal(restored(codec="bpg", qp=29), restored(codec="jpeg", qp=29))
 
 

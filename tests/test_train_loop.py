@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from training import CONFIG, CPU, ROOT, make_store
 
 from enhancer.checkpoint import load_checkpoint
-from enhancer.condition import condition_vector
+from enhancer.condition import CODECS, condition_vector
 from enhancer.network import RestorationNetwork
 from train.config import OptimizerSettings, Phase, TrainConfig, build
 from train.export import export
@@ -173,6 +173,22 @@ def test_export_says_how_the_weights_were_made(store, tmp_path):
         load_checkpoint(p).network for p in (tmp_path / "last.safetensors", tmp_path / "run/last.safetensors")
     )
     assert torch.equal(last.head.weight, average.head.weight.half().float())
+
+
+def test_a_checkpoint_says_which_codecs_it_has_seen_and_those_of_its_start(store, tmp_path):
+    run(CONFIG, store, tmp_path / "a", device="cpu", minutes=None)
+    drawn = tuple(codec for codec, weight in CONFIG.data.weights.items() if weight > 0)
+    first = tmp_path / "a" / "last.safetensors"
+    data = replace(CONFIG.data, weights={drawn[0]: 1.0})
+    run(replace(CONFIG, data=data, start=str(first)), store, tmp_path / "b", device="cpu", minutes=None)
+    run(replace(CONFIG, data=data), store, tmp_path / "c", device="cpu", minutes=None)
+
+    export(tmp_path / "b", "last", tmp_path / "exported.safetensors", "")
+
+    files = (first, tmp_path / "b/best.safetensors", tmp_path / "exported.safetensors", tmp_path / "c/last.safetensors")
+    seen = [set(CODECS) - set(load_checkpoint(file).unseen) for file in files]
+    assert len(drawn) > 1
+    assert seen == [set(drawn)] * 3 + [{drawn[0]}]
 
 
 TORCH_ALONE = """

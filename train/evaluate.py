@@ -47,7 +47,7 @@ def evaluate(checkpoint: str, store_folder: Path, told: Told) -> Iterator[str]:
 def _gain(checkpoint: Checkpoint, store: PairStore, pair: Pair, told: Told) -> float:
     codec = None if told == "none" else pair.codec
     qp = pair.coded_qp if told == "known" else None
-    if told == "estimated":
+    if told == "estimated" or checkpoint.says_little(codec, qp):
         estimate = estimate_condition(store.image(store.original(pair), pair.offset))
         if estimate.pristine:
             return 0.0  # such a picture is left as it is

@@ -12,7 +12,7 @@ from enhancer.checkpoint import load_checkpoint, save_checkpoint
 from enhancer.halo import measured_halo
 from enhancer.network import RestorationNetwork
 from train.config import TrainConfig, build
-from train.runlog import STATE
+from train.runlog import STATE, seen_codecs
 
 
 def export(run_folder: Path, which: str, output: Path, note: str) -> str:
@@ -31,7 +31,8 @@ def export(run_folder: Path, which: str, output: Path, note: str) -> str:
     """
     training = (run_folder / "config.json").read_text().strip()
     config = build(TrainConfig, json.loads(training), "")
-    metadata = {"training": training, "note": note, "commit": checkout_commit()}
+    seen = json.dumps(seen_codecs(config))
+    metadata = {"training": training, "seen": seen, "note": note, "commit": checkout_commit()}
     if which == "best":
         checkpoint = load_checkpoint(run_folder / "best.safetensors")
         network = checkpoint.network

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from enhancer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from enhancer.condition import condition_vector
 from enhancer.quantization import METADATA_KEY, calibrated, quantized
 from train.store import Pair, PairStore
 from train.validation import centre, pair_gain
@@ -59,7 +58,7 @@ def quantize(checkpoint: str, store_folder: Path, output: Path, *, pairs: int = 
     rounded = quantized(loaded.network, ranges)
     losses = []
     for pair in _spread(store.split(validation=True), loaded.codecs, pairs):
-        condition = condition_vector(loaded.codecs, pair.codec, pair.coded_qp, pair.chroma)
+        condition, _ = loaded.condition(pair.codec, pair.coded_qp, pair.chroma)
         exact, int8 = (
             pair_gain(network, store, pair, condition, torch.device("cpu")) for network in (loaded.network, rounded)
         )
@@ -84,5 +83,5 @@ def _batches(checkpoint: Checkpoint, store: PairStore, pairs: Sequence[Pair]) ->
     for index, pair in enumerate(pairs):
         crop = centre(store.image(store.original(pair), pair.offset), CROP, checkpoint.network.multiple)
         known = index % 4 != 3
-        condition = condition_vector(checkpoint.codecs, pair.codec if known else None, pair.coded_qp, pair.chroma)
+        condition, _ = checkpoint.condition(pair.codec if known else None, pair.coded_qp, pair.chroma)
         yield torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255, condition[None]

@@ -86,7 +86,21 @@ class RunLog:
             from enhancer.checkpoint import save_checkpoint
         except ImportError:  # no safetensors on this machine; the state holds the weights too
             return
+        metadata = {"training": to_json(self._config), "seen": json.dumps(seen_codecs(self._config)), **metadata}
         save_checkpoint(self._output / f"{name}.safetensors", network, codecs=self._config.codecs, metadata=metadata)
+
+
+def seen_codecs(config: TrainConfig) -> list[str]:
+    """Codecs whose pictures a run draws, and those that the checkpoint it started from, if still there, has seen."""
+    from enhancer.checkpoint import load_checkpoint
+    from enhancer.errors import CheckpointError
+
+    seen = {codec for codec, weight in config.data.weights.items() if weight > 0}
+    if config.start:
+        with suppress(CheckpointError):
+            start = load_checkpoint(config.start)
+            seen |= set(start.codecs) - set(start.unseen)
+    return sorted(seen)
 
 
 def append_log(output: Path, line: dict[str, Any]) -> None:

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 
 from enhancer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from enhancer.condition import condition_vector
 from enhancer.halo import measured_halo
 from enhancer.network import RestorationNetwork
 from train.store import Pair, PairStore
@@ -54,7 +53,7 @@ def shrink(checkpoint: str, store_folder: Path, output: Path, *, mean_bound: flo
         loaded = _bounded(loaded, mean_bound)
     moments = defaultdict(list)
     for pair in store.split(validation=True):
-        if pair.codec in loaded.codecs:
+        if pair.codec in loaded.codecs and pair.codec not in loaded.unseen:
             moments[pair.codec].append(_moments(loaded, store, pair))
     factors = {codec: best_factor(np.array(of)) for codec, of in moments.items() if len(of) >= LEAST_PAIRS}
     if not factors:
@@ -105,6 +104,6 @@ def _moments(checkpoint: Checkpoint, store: PairStore, pair: Pair) -> tuple[floa
         .div(255)
         for offset in (pair.offset, picture.offset)
     )
-    condition = condition_vector(checkpoint.codecs, pair.codec, pair.coded_qp, pair.chroma)
-    error, correction = target - x, checkpoint.network.correction(x, condition[None])
+    condition, share = checkpoint.condition(pair.codec, pair.coded_qp, pair.chroma)
+    error, correction = target - x, share * checkpoint.network.correction(x, condition[None])
     return float(error.square().mean()), float((error * correction).mean()), float(correction.square().mean())

@@ -24,7 +24,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog=PROG,
         description="Writes a network as an ONNX model with free height and width.",
         epilog="Inputs: x (N, 3, H, W), RGB in 0..1, and condition (N, K). Output: restored (N, 3, H, W), not clamped. "
-        "The model's properties say what H and W must be multiples of and which codecs the condition knows.",
+        "The model's properties say what H and W must be multiples of, which codecs the condition knows, and which "
+        "of them training has not seen: enhance tells the network another codec for these, and fades corrections "
+        "towards a codec's best quality (enhancer/condition.py).",
     )
     parser.add_argument("model", metavar="MODEL", help="fast, balanced, max or a checkpoint file")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="model to write, e.g. m.onnx")
@@ -50,6 +52,7 @@ def _run(args: argparse.Namespace) -> None:
         "multiple": str(network.multiple),
         "halo": checkpoint.metadata.get("halo", str(network.halo)),
         "codecs": json.dumps(list(checkpoint.codecs)),
+        "unseen": json.dumps(list(checkpoint.unseen)),
         "checkpoint_sha256": checkpoint.sha256,
     }
     write_atomically(args.output, with_properties(checkpoint, properties, int8=args.int8), overwrite=args.overwrite)

@@ -26,7 +26,7 @@ _SOURCES = {
     "measuring": ("metrics.py", "perceptual.py", "evaluation/measure.py"),
     "enhancing": (
         *("network.py", "condition.py", "estimate.py", "ensemble.py", "tensors.py", "tiling.py", "inference.py"),
-        *("quantization.py", "backends/*.py"),
+        *("quantization.py", "backends/*.py", "checkpoint.py", "traces.py"),
     ),
 }
 """Files whose change asks for new measurements; enhancing concerns enhanced pictures only."""

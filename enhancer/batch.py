@@ -134,11 +134,12 @@ class _Origin:
         if checkpoint.says_little(codec, qp):
             codec = None
         if not options.estimate or (codec and qp is not None):
-            return cls(Estimate(codec, qp, 1.0), None, chroma, checkpoint.condition(codec, qp, chroma)[1] == 0)
-        estimate = estimate_condition(image, codec)
-        found = estimate.pristine or estimate.qp is not None
-        untouched = checkpoint.condition(estimate.codec, estimate.qp, chroma)[1] == 0
-        return cls(estimate, None if not found else "qp" if codec else "codec and qp", chroma, untouched)
+            estimate, found = Estimate(codec, qp, 1.0), False
+        else:
+            estimate = estimate_condition(image, codec)
+            found = estimate.pristine or estimate.qp is not None
+        _, share = checkpoint.condition(estimate.codec, estimate.qp, chroma)
+        return cls(estimate, None if not found else "qp" if codec else "codec and qp", chroma, share == 0)
 
     def enhance(self, image: Image, enhancer: Enhancer, progress: Progress | None = None) -> Image:
         """The restored picture; one that seems never to have been coded comes back as it is."""

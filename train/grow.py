@@ -12,10 +12,10 @@ from enhancer.network import RestorationNetwork
 def copy_weights(source: RestorationNetwork, target: RestorationNetwork) -> None:
     """Copies ``source`` into a fresh ``target`` that may have more blocks and more channels.
 
-    The target then computes what the source computes, whatever the condition, but for another bound on local
-    means: added blocks are the
-    identity, and what is new in width reads the old channels but is not yet read by them (Chen et
-    al., "Net2Net", ICLR 2016, arXiv:1511.05641, make a network wider by copies instead).
+    The target, which may have another bound on local means, then computes what the source computes apart
+    from that, whatever the condition: added blocks are the identity, and what is new in width reads the
+    old channels but is not yet read by them (Chen et al., "Net2Net", ICLR 2016, arXiv:1511.05641, make a
+    network wider by copies instead).
 
     Raises:
         ValueError: If the two differ in anything else, the target is smaller, or a spatial attention, which

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +60,21 @@ class Processes:
         kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         if not dist.is_torchelastic_launched():
             return cls(0, 1, torch.device(kind))
+        # DistributedDataParallel imports it; its functions have the process group that there is when they are defined
+        # as a default argument, and would keep it alive.
+        import_module("torch.distributed.nn")
         dist.init_process_group("nccl" if kind == "cuda" else "gloo")
         rank = dist.get_rank()
         chosen = torch.device(kind, rank % torch.cuda.device_count()) if kind == "cuda" else torch.device(kind)
         return cls(rank, dist.get_world_size(), chosen)
 
     def stop(self) -> None:
-        """Leaves the process group."""
+        """Leaves the process group and ends its threads; no trainer may be left then, which would keep them.
+
+        A thread that lets go of a finished tensor while Python ends aborts the process.
+        """
         if self.count > 1:
+            gc.collect()
             dist.destroy_process_group()
 
     def share(self, batch: int) -> range:
@@ -263,14 +272,9 @@ def run(
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     processes = Processes.start(device)
     set_up_cuda(processes.device)
+    pace = Pace(deadline) if fit and deadline is not None and processes.count == 1 else None
     try:
-        trainer = Trainer(config, PairStore(store_folder), processes, eager=eager)
-        log = RunLog(output, config, active=processes.rank == 0)
-        if (state := load_state(output, config)) is not None:
-            trainer.restore(state["trainer"])
-            log.best = state["best"]
-        pace = Pace(deadline) if fit and deadline is not None and processes.count == 1 else None
-        return _fit(trainer, log, output, deadline, pace)
+        return _resume(Trainer(config, PairStore(store_folder), processes, eager=eager), output, deadline, pace)
     finally:
         processes.stop()
 
@@ -301,6 +305,14 @@ class Pace:
         step, start = self._since
         self._due, self._since = self.AGAIN * self._steps, (self._steps, now)
         return int((self._steps - step) / (now - start) * (self._deadline - self.RESERVE_S - now))
+
+
+def _resume(trainer: Trainer, output: Path, deadline: float | None, pace: Pace | None) -> Validation | None:
+    log = RunLog(output, trainer.config, active=trainer.processes.rank == 0)
+    if (state := load_state(output, trainer.config)) is not None:
+        trainer.restore(state["trainer"])
+        log.best = state["best"]
+    return _fit(trainer, log, output, deadline, pace)
 
 
 def _fit(trainer: Trainer, log: RunLog, output: Path, deadline: float | None, pace: Pace | None) -> Validation | None:

@@ -219,6 +219,34 @@ def test_a_grid_covers_the_whole_picture(photograph):
     assert np.array_equal(np.concatenate(rows, axis=0), image)
 
 
+def test_scaled_crops_show_more_or_less_of_the_picture():
+    rows, columns = np.mgrid[:200, :300]
+    ramp = np.stack([rows, columns * 0.8, 0 * rows], axis=2).astype(np.uint8)
+
+    def slopes(low, high, crops):
+        settings = PrepareSettings((), crop=60, crops=crops, scales=(low, high))
+        parts = [part.astype(float) for part in crops_of(ramp, "ramp.png", settings)]
+        assert {part.shape for part in parts} == {(60, 60, 3)}
+        assert all(np.array_equal(*pair) for pair in zip(parts, crops_of(ramp, "ramp.png", settings), strict=True))
+        return [(part[50, :, 0].mean() - part[10, :, 0].mean()) / 40 for part in parts]
+
+    assert slopes(0.5, 0.5, 1) == [pytest.approx(2.0, abs=0.05)]
+    assert slopes(2.0, 2.0, 1) == [pytest.approx(0.5, abs=0.05)]
+    several = slopes(0.6, 1.25, 8)
+    assert 0.75 < min(several) < 1 < max(several) < 1.7
+
+
+def test_scaling_makes_pictures_smaller_than_the_crop_if_there_is_no_more(photograph):
+    settings = PrepareSettings((), crop=100, crops=2, scales=(0.5, 0.5))
+    assert [part.shape for part in crops_of(photograph[:80, :120], "small.png", settings)] == [(40, 60, 3)] * 2
+
+
+@pytest.mark.parametrize(("scales", "crops"), [((0.0, 1.0), 1), ((1.2, 0.8), 1), ((0.5, 1.0), 0)])
+def test_scales_that_make_no_sense_are_refused(scales, crops):
+    with pytest.raises(ValueError, match="scale"):
+        PrepareSettings((), crops=crops, scales=scales)
+
+
 def test_grain_is_as_strong_as_asked_for():
     image = np.full((64, 64, 3), 128, np.uint8)
 

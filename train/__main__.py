@@ -51,16 +51,27 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument(
         "--soft-chroma", type=float, default=0.0, help="share of the originals to halve and double the chroma of (none)"
     )
+    command.add_argument(
+        "--scales", type=_span, metavar="LOW-HIGH", help="scale each random crop by a factor between these (no scaling)"
+    )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     command.set_defaults(run=_prepare)
+
+
+def _span(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split("-"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected LOW-HIGH, such as 0.6-1.25, got {text!r}") from None
+    return low, high
 
 
 def _prepare(args: argparse.Namespace) -> None:
     from train.prepare import CodecPlan, PrepareSettings, prepare
 
     plans = tuple(CodecPlan.parse(text) for text in args.codec)
-    settings = PrepareSettings(plans, args.crop, args.crops, args.seed, args.grain, args.soft_chroma)
+    settings = PrepareSettings(plans, args.crop, args.crops, args.seed, args.grain, args.soft_chroma, args.scales)
     prepare(args.sources, args.output, settings, workers=args.workers)
 
 

@@ -8,6 +8,7 @@ takes the grain that a codec left for an error, and sharpens chroma that never w
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
 from codec_wrappers.color import BT601, YCbCrFormat, rgb_to_yuv420, yuv_to_rgb
 from train.store import Pixels
@@ -28,6 +29,12 @@ def as_from_a_camera(image: Pixels, rng: np.random.Generator, *, grain: float, s
     if soft < soft_chroma:
         image = _with_soft_chroma(image)
     return _with_grain(image, rng, (0.15 + 0.85 * strength) * grain, 0.8 * size, 0.7 * colour) if grain else image
+
+
+def rescaled(image: Pixels, scale: float) -> Pixels:
+    """``image``, ``(H, W, 3)`` uint8, with ``scale`` times its rows and columns; Lanczos, wider when it shrinks."""
+    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def _with_soft_chroma(image: Pixels) -> Pixels:

@@ -15,7 +15,7 @@ import numpy as np
 
 from codec_wrappers import Codec, get_codec
 from enhancer.image_io import read_picture
-from train.camera import as_from_a_camera
+from train.camera import as_from_a_camera, rescaled
 from train.progress import track
 from train.store import PairStore, PairWriter, Pixels
 
@@ -109,6 +109,8 @@ class PrepareSettings:
         seed: Of the choice of crops and qps, and of the grain.
         grain: Largest standard deviation of grain added to the originals, in steps of 255; 0 adds none.
         soft_chroma: Share of the originals whose chroma is halved and interpolated again.
+        scales: Least and largest factor by which each random crop is scaled first; None scales none. New
+            sizes are new textures, and other errors of the codec: more to learn from the same photographs.
     """
 
     plans: tuple[CodecPlan, ...]
@@ -117,6 +119,13 @@ class PrepareSettings:
     seed: int = 0
     grain: float = 0.0
     soft_chroma: float = 0.0
+    scales: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.scales and not 0 < self.scales[0] <= self.scales[1]:
+            raise ValueError(f"scales must rise and be above 0, got {self.scales[0]:g}-{self.scales[1]:g}")
+        if self.scales and self.crops == 0:
+            raise ValueError("a grid that covers a picture cannot be scaled crop by crop: ask for random crops")
 
 
 def prepare(sources: list[Path], store: Path, settings: PrepareSettings, *, workers: int) -> None:
@@ -171,7 +180,10 @@ def read_rgb(path: Path) -> Pixels:
 
 
 def crops_of(image: Pixels, name: str, settings: PrepareSettings) -> Iterator[Pixels]:
-    """The picture itself if it fits, else ``settings.crops`` random crops, the same ones each time, or a grid."""
+    """The picture itself if it fits, else ``settings.crops`` random crops, the same ones each time, or a grid.
+
+    With ``settings.scales`` always random crops, each taken that much larger or smaller and scaled.
+    """
     height, width = image.shape[:2]
     if settings.crops == 0:
         for rows in np.array_split(image, ceil(height / settings.crop), axis=0):
@@ -179,11 +191,13 @@ def crops_of(image: Pixels, name: str, settings: PrepareSettings) -> Iterator[Pi
                 yield np.ascontiguousarray(part)
         return
     rng = np.random.default_rng([settings.seed, *name.encode()])
-    crops = 1 if max(height, width) <= settings.crop else settings.crops
-    for _ in range(crops):
-        top = int(rng.integers(max(height - settings.crop, 0) + 1))
-        left = int(rng.integers(max(width - settings.crop, 0) + 1))
-        yield np.ascontiguousarray(image[top : top + settings.crop, left : left + settings.crop])
+    fits = max(height, width) <= settings.crop and not settings.scales
+    for _ in range(1 if fits else settings.crops):
+        scale = rng.uniform(*settings.scales) if settings.scales else 1.0
+        side = round(settings.crop / scale)
+        top, left = (int(rng.integers(max(length - side, 0) + 1)) for length in (height, width))
+        part = np.ascontiguousarray(image[top : top + side, left : left + side])
+        yield rescaled(part, settings.crop / side) if settings.scales else part
 
 
 def pixel_key(image: Pixels) -> str:

@@ -58,9 +58,10 @@ def quantize(checkpoint: str, store_folder: Path, output: Path, *, pairs: int = 
     rounded = quantized(loaded.network, ranges)
     losses = []
     for pair in _spread(store.split(validation=True), loaded.codecs, pairs):
-        condition, _ = loaded.condition(pair.codec, pair.coded_qp, pair.chroma)
+        condition, share = loaded.condition(pair.codec, pair.coded_qp, pair.chroma)
         exact, int8 = (
-            pair_gain(network, store, pair, condition, torch.device("cpu")) for network in (loaded.network, rounded)
+            pair_gain(network, store, pair, condition, torch.device("cpu"), strength=share)
+            for network in (loaded.network, rounded)
         )
         losses.append(exact - int8)
     return Int8Report(sha256, float(np.mean(losses)), max(losses), len(losses))

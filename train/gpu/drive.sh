@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains max, then balanced, then fast, until the time in $W/deadline. Each starts while the one before ends: what a
-# start costs, half a minute, is mostly the processor's work.
+# Trains max, then balanced, then fast, each on the pairs there are when it starts, until the time in $W/deadline. Each
+# starts while the one before ends: what a start costs, half a minute, is mostly the processor's work.
 . "$(dirname "$0")/env.sh"
 LEAD=${LEAD:-20}
 deadline=$(cat "$W/deadline")
@@ -21,21 +21,20 @@ run() {
   echo "$(date +%T) $name ended"
 }
 
+until [ -e "$W/first_round" ]; do sleep 0.5; done
 mkdir -p "$W/run"
-all=(--set save_every=1000000 --set data.blind=0.1 --set 'data.weights={bpg=0.45,vvc=0.35,jpeg=0.14,webp=0.06}')
+all=(--set save_every=1000000 --set validate_every=1000000 --set data.blind=0.1)
+all+=(--set 'data.weights={bpg=0.45,vvc=0.35,jpeg=0.14,webp=0.06}')
 mae='{steps=20000,batch=8,crop=128,loss="relative_mae"}'
 run a $(($(date +%s) + ${FIRST:-75})) max "${all[@]}" --set "phases=[$mae]" --set optimizer.lr=7e-4 --set optimizer.decay=0.0 \
-  --set validate_every=1000000 --set 'start="max"'
-waited=$(($(date +%s) + ${WAIT:-60}))
-while [ ! -e "$W/all_staged" ] && [ "$(date +%s)" -lt $waited ]; do sleep 0.5; done
+  --set 'start="max"'
 
 max_end=$(($(date +%s) + $(left) * ${MAX:-52} / 100))
 balanced_end=$((max_end + (deadline - max_end) * 58 / 100))
 mse='{steps=12000,batch=8,crop=128,loss="relative_mse"}'
 run max $max_end max "${all[@]}" --set "phases=[$mae,$mse]" --set optimizer.lr=7e-4 --set optimizer.decay=0.7 \
-  --set validate_every=1000000 --set "start=\"$W/run/a/last.safetensors\"" &
+  --set "start=\"$W/run/a/last.safetensors\"" &
 sleep $((max_end - $(date +%s) - LEAD))
-all+=(--set validate_every=1000000)
 phases='phases=[{steps=6000,batch=32,crop=128,loss="relative_mae"},{steps=4000,batch=32,crop=128,loss="relative_mse"}]'
 run balanced $balanced_end balanced "${all[@]}" --set "$phases" --set 'start="balanced"' --set optimizer.lr=1.4e-3 --set optimizer.decay=0.6 &
 sleep $((balanced_end - $(date +%s) - LEAD))

@@ -140,6 +140,19 @@ def test_a_preconditioned_network_sees_white_input_and_changes_nothing(store):
     assert torch.equal(restored, batch.x)
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_is_for_devices_that_have_it(store, monkeypatch, able):
+    monkeypatch.setattr("train.loop.has_bfloat16", lambda device: able)
+    trainer = Trainer(CONFIG, PairStore(store), Processes(0, 1, CPU))
+    seen = []
+    convolution = next(m for m in trainer.network.blocks.modules() if isinstance(m, torch.nn.Conv2d))
+    convolution.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+
+    trainer.advance()
+
+    assert seen == [torch.bfloat16 if able else torch.float32]
+
+
 def test_a_folder_with_another_run_is_refused(store, tmp_path):
     run(CONFIG, store, tmp_path, device="cpu", minutes=0)
 

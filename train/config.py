@@ -103,7 +103,7 @@ class TrainConfig:
         data: What is drawn.
         optimizer: Optimiser and schedule.
         seed: Of the weights and the drawing.
-        amp: Compute the network in bfloat16 (autocast).
+        amp: Compute the network in bfloat16 (autocast), on devices that have it.
         validate_every: Steps between validations.
         save_every: Steps between checkpoints.
         teacher: Checkpoint to distil from, or empty.

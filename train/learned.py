@@ -44,6 +44,7 @@ from train.graph import (
 from train.learned_data import Pictures
 from train.learned_start import copy_weights, start_as_block_transform
 from train.loop import NotFiniteError, Pace
+from train.precision import has_bfloat16
 from train.progress import bar
 from train.runlog import append_log, load_state, save_state
 
@@ -82,7 +83,8 @@ class LearnedConfig:
         decoder: Train ``g_s`` alone, on latents rounded as in a file; everything before it, and so every stream, stays
             as it is. A last round: decoders that have only seen the noise which stands for rounding gain from it (Guo
             et al., ICML 2021, arXiv:2104.05168).
-        amp: Compute convolutions in bfloat16, but for the last ones of the transforms of the picture.
+        amp: Compute convolutions in bfloat16, on devices that have it, but for the last ones of the transforms of the
+            picture.
         validate_every: Steps between validations.
     """
 
@@ -197,7 +199,7 @@ class LearnedTrainer:
         if self.config.model != "msh":
             self.model.set_quality(position if self.config.model == "vrae" else position.item())
         self.optimizer.zero_grad(set_to_none=True)
-        bpp, mse = self._terms(self.model, x, amp=self.config.amp)
+        bpp, mse = self._terms(self.model, x, amp=self.config.amp and has_bfloat16(self.device))
         loss = bpp + weight * 255**2 * mse
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.trained, self.config.clip)

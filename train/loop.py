@@ -6,7 +6,6 @@ import gc
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +30,7 @@ from train.graph import (
 )
 from train.grow import copy_weights
 from train.losses import reconstruction_loss
+from train.precision import has_bfloat16
 from train.precondition import precondition
 from train.progress import bar
 from train.runlog import RunLog, load_state, save_state
@@ -190,8 +190,9 @@ class Trainer:
             y = self.wrapped(batch.x, batch.condition)
         return reconstruction_loss(name, y.float(), target, batch.x, batch.codec_mse)
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.processes.device.type, torch.bfloat16) if self.config.amp else nullcontext()
+    def _precision(self) -> torch.autocast:
+        device = self.processes.device
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.config.amp and has_bfloat16(device))
 
     def state(self) -> dict[str, Any]:
         """All that resuming needs; the data need nothing but the step."""

@@ -22,6 +22,7 @@ from train.export import checkout_commit
 from train.latents import LatentCache, Latents, WindowSampler, collate, set_quality, split_originals
 from train.learned_data import Pictures
 from train.loop import NotFiniteError
+from train.precision import has_bfloat16
 from train.progress import bar
 from train.refine_config import RefineConfig, chosen_refiners, load_base, schedule, trained_distortion
 from train.runlog import append_log, load_state, save_state
@@ -164,7 +165,8 @@ class RefineTrainer:
         return config.feature_weight * F.mse_loss(self._feature.float(), wanted.float())
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp and self.config.mode != "all")
+        half = self.config.amp and self.config.mode != "all" and has_bfloat16(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
     @torch.no_grad()
     def validate(self) -> Score:

@@ -50,7 +50,8 @@ class RefineConfig:
         pixel: Sizes of the restoration network of ``pixel`` and ``qecm-picture``.
         pixel_start: Checkpoint that it starts from (its sizes rule then), or empty.
         seed: Of weights and windows.
-        amp: Compute convolutions in bfloat16 while training; not in mode ``all``, where rates would be too coarse.
+        amp: Compute convolutions in bfloat16 while training, on devices that have it; not in mode ``all``,
+            where rates would be too coarse.
         validation_pictures: Pictures used for validation, at most.
         validate_every: Steps between validations.
         save_every: Steps between saved states.

@@ -6,6 +6,8 @@ A wrong argument is a ``ValueError``. Every message is one line that a user can 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 
 class CodecError(Exception):
@@ -44,6 +46,10 @@ class ToolError(CodecError):
         super().__init__(message)
         self.command = tuple(command)
         self.returncode = returncode
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made again from its message alone, it would lack what has no default; processes of a pool send errors so."""
+        return partial(type(self), command=self.command, returncode=self.returncode), self.args
 
 
 class RateControlError(CodecError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shlex
 import sys
 from pathlib import Path
@@ -145,3 +146,10 @@ def test_missing_programs_are_named(monkeypatch, picture):
     assert "x265 " in pyav.detail
     assert not libbpg.available
     assert "bpgenc and bpgdec" in libbpg.detail
+
+
+def test_errors_survive_the_way_home_from_another_process():
+    for error in (ToolError("no paper", command=["bpgenc"], returncode=3), BitstreamError("too short", offset=7)):
+        twin = pickle.loads(pickle.dumps(error))
+
+        assert (type(twin), str(twin), vars(twin)) == (type(error), str(error), vars(error))

@@ -224,9 +224,13 @@ def test_collected_statistics_are_kept(small_store, tmp_path):
     first = collect(store, validation=False, passes=range(2), cache=tmp_path / "cache")
     (small_store / "pixels.u8").write_bytes(b"\0" * (small_store / "pixels.u8").stat().st_size)
     again = collect(store, validation=False, passes=range(2), cache=tmp_path / "cache")
+    with PairWriter(small_store) as writer:
+        writer.add_pair(store.pairs[0].original, "bpg", "", 45, 45.0, b"", np.zeros((64, 64, 3), np.uint8))
+    more = collect(PairStore(small_store), validation=False, passes=range(2), cache=tmp_path / "cache")
 
     assert len(first.classes) == 2 * (4 + 4 + 2)  # pairs, crops of the original, fine JPEGs
     assert np.array_equal(first.traces, again.traces)
+    assert not np.array_equal(first.traces, more.traces[: len(first.traces)])
     expected = {"bpg": 30 / 51, "vvc": 30 / 63, "webp": 0.7}
     for name, severity in expected.items():
         assert first.severities[first.classes == CLASSES.index(name)] == pytest.approx(severity)

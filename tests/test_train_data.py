@@ -341,3 +341,33 @@ def test_a_store_of_few_files_still_has_both_parts(tmp_path):
     assert not any(original.is_validation for original in store.originals.values())
     assert [pair.original for pair in store.split(validation=True)] == ["b.png"]
     assert [pair.original for pair in store.split(validation=False)] == ["c.png"]
+
+
+def test_two_writers_of_one_store_are_one_too_many(tmp_path):
+    with PairWriter(tmp_path), pytest.raises(ValueError, match="another program is writing"):
+        PairWriter(tmp_path)
+
+
+def test_a_store_is_whole_at_any_time_for_its_readers(store):
+    before = (store / "index.jsonl").stat()
+
+    with PairWriter(store):
+        opened = (store / "index.jsonl").stat()
+
+    assert (opened.st_mtime_ns, opened.st_size) == (before.st_mtime_ns, before.st_size)
+
+
+def test_an_empty_store_says_so(tmp_path):
+    with PairWriter(tmp_path):
+        pass
+    with pytest.raises(ValueError, match="is empty"):
+        PairStore(tmp_path)
+
+
+def test_pictures_of_a_store_are_not_scaled(store, tmp_path):
+    settings = PrepareSettings((CodecPlan.parse("jpeg@30"),), scales=(0.5, 1.0))
+
+    with pytest.raises(ValueError, match="cannot be scaled"):
+        prepare([store], tmp_path / "new", settings, workers=1)
+
+    assert not (tmp_path / "new").exists()

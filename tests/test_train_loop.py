@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -17,14 +18,15 @@ from training import CONFIG, CPU, ROOT, make_store
 from enhancer.checkpoint import load_checkpoint
 from enhancer.condition import CODECS, condition_vector
 from enhancer.network import RestorationNetwork
-from train.config import OptimizerSettings, Phase, TrainConfig, build
+from train.config import DataSettings, OptimizerSettings, Phase, TrainConfig, build
 from train.export import export
 from train.grow import copy_weights
 from train.loop import NotFiniteError, Pace, Processes, Trainer, run, schedule
 from train.losses import crop_ms_ssim, reconstruction_loss
 from train.pack import pack
 from train.runlog import load_state
-from train.store import PairStore
+from train.store import PairStore, PairWriter
+from train.validation import validation_pairs
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +160,50 @@ def test_a_folder_with_another_run_is_refused(store, tmp_path):
 
     with pytest.raises(ValueError, match="another 'seed'"):
         run(replace(CONFIG, seed=7), store, tmp_path, device="cpu", minutes=0)
+
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == CONFIG.seed
+
+
+def test_a_fitted_run_that_is_resumed_goes_on_beyond_its_preset(store, tmp_path, monkeypatch):
+    for name, value in (("SETTLED", 2), ("MEASURED", 4), ("RESERVE_S", 0.0)):
+        monkeypatch.setattr(Pace, name, value)
+    clock = itertools.count(0, 0.01)
+    monkeypatch.setattr("train.loop.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    config = replace(CONFIG, phases=(Phase(steps=5, batch=2, crop=32),), validate_every=10**6)
+    steps = []
+
+    for _ in range(2):
+        run(config, store, tmp_path, device="cpu", minutes=0.01, fit=True)
+        state = load_state(tmp_path, config)
+        assert state is not None
+        steps.append(state["trainer"]["step"])
+
+    after = build(TrainConfig, json.loads((tmp_path / "config.json").read_text()), "")
+    assert config.steps < steps[0] < steps[1] == after.steps
+    assert schedule(after, after.steps - 1) == pytest.approx(0, abs=1e-6)
+
+
+def test_no_validation_pair_is_counted_twice(tmp_path):
+    image = np.zeros((32, 32, 3), np.uint8)
+    with PairWriter(tmp_path) as writer:
+        for name in "abcdefghijk":
+            writer.add_original(name, "set", "a.png" if name < "k" else "other.png", image)
+            writer.add_pair(name, "bpg", "", 30, 30.0, b"", image)
+    config = replace(CONFIG, data=DataSettings(weights={"bpg": 1.0}, validation_pairs=11))
+
+    chosen = [pair.original for pair in validation_pairs(PairStore(tmp_path), config)]
+
+    assert chosen == list("abcdefghij")
+
+
+def test_a_store_without_validation_pairs_is_refused(tmp_path):
+    with PairWriter(tmp_path) as writer:
+        writer.add_original("a", "set", "b.png", np.zeros((64, 64, 3), np.uint8))
+        writer.add_pair("a", "bpg", "", 30, 30.0, b"", np.zeros((64, 64, 3), np.uint8))
+    config = replace(CONFIG, data=DataSettings(weights={"bpg": 1.0}))
+
+    with pytest.raises(ValueError, match="has no validation pairs of bpg"):
+        Trainer(config, PairStore(tmp_path), Processes(0, 1, CPU))
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(store):

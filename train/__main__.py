@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 from enhancer.cli.common import run_command
@@ -43,7 +45,7 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME[,OPTION=VALUE…]@QPS[xCOUNT]",
         help="e.g. bpg,chroma=444@20-47x4: four qps a picture, spread over 20 to 47; may be repeated",
     )
-    command.add_argument("--crop", type=int, default=512, help="largest stored side in pixels (%(default)s)")
+    command.add_argument("--crop", type=_at_least_1, default=512, help="largest stored side in pixels (%(default)s)")
     command.add_argument(
         "--crops", type=int, default=1, help="random crops of each larger original (%(default)s); 0: cut all of it"
     )
@@ -55,8 +57,21 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--scales", type=_span, metavar="LOW-HIGH", help="scale each random crop by a factor between these (no scaling)"
     )
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    command.add_argument("--workers", type=_at_least_1, default=os.cpu_count() or 1)
     command.set_defaults(run=_prepare)
+
+
+def _at_least_1(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+
+
+def _above_0(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) < inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
 
 
 def _span(text: str) -> tuple[float, float]:
@@ -79,7 +94,7 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command = commands.add_parser("pack", help="write a store as shards, to train on another machine")
     command.add_argument("store", type=Path)
     command.add_argument("-o", "--output", type=Path, required=True, help="folder for the shards")
-    command.add_argument("--shard-mb", type=float, default=60.0, help="size of a shard in megabytes (%(default)s)")
+    command.add_argument("--shard-mb", type=_above_0, default=60.0, help="size of a shard in megabytes (%(default)s)")
     command.add_argument(
         "--bitstreams", action="store_true", help="pack bitstreams, not decoded pictures: smaller, but needs decoders"
     )
@@ -87,7 +102,7 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command = commands.add_parser("unpack", help="make a store from shards")
     command.add_argument("shards", type=Path, nargs="+")
     command.add_argument("-o", "--output", type=Path, required=True, help="store (a folder) to make or to add to")
-    command.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    command.add_argument("--workers", type=_at_least_1, default=os.cpu_count() or 1)
     command.set_defaults(run=_unpack)
 
 
@@ -111,7 +126,9 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
     command.add_argument("-o", "--output", type=Path, required=True, help="folder of the run")
     command.add_argument("--set", action="append", metavar="KEY=VALUE", help="override, e.g. optimizer.lr=5e-4")
-    command.add_argument("--steps", type=int, help="scale all phases so that they make this many steps together")
+    command.add_argument(
+        "--steps", type=_at_least_1, help="scale all phases so that they make this many steps together"
+    )
     command.add_argument("--fit", action="store_true", help="scale all phases so that they end with --minutes")
     command.add_argument("--eager", action="store_true", help="on a GPU: no compiled blocks, no CUDA graphs")
     _add_run_options(command)
@@ -120,9 +137,9 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _add_run_options(command: argparse.ArgumentParser) -> None:
     """What all trainings that can be stopped and resumed have in common."""
-    command.add_argument("--minutes", type=float, help="stop cleanly after this time; run again to go on")
+    command.add_argument("--minutes", type=_above_0, help="stop cleanly after this time; run again to go on")
     command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    command.add_argument("--threads", type=int, help="CPU threads")
+    command.add_argument("--threads", type=_at_least_1, help="CPU threads")
 
 
 def _check_run_options(args: argparse.Namespace) -> None:
@@ -145,7 +162,7 @@ def _run(args: argparse.Namespace) -> None:
     _check_run_options(args)
     path = Path(args.preset)
     config = load_config(path if path.suffix == ".toml" else PRESETS / f"{args.preset}.toml", args.set)
-    if args.steps:
+    if args.steps is not None:
         config = with_steps(config, args.steps)
     result = run(
         config, args.data, args.output, device=args.device, minutes=args.minutes, fit=args.fit, eager=args.eager
@@ -194,7 +211,9 @@ def _add_quantize(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     command.add_argument("checkpoint", help="name or path")
     command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
     command.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
-    command.add_argument("--pairs", type=int, default=64, help="to calibrate with, and to measure with (%(default)s)")
+    command.add_argument(
+        "--pairs", type=_at_least_1, default=64, help="to calibrate with, and to measure with (%(default)s)"
+    )
     command.set_defaults(run=_quantize)
 
 
@@ -228,8 +247,8 @@ def _add_estimate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
     command.add_argument("-o", "--output", type=Path, required=True, help="weights (.safetensors) to write")
     command.add_argument("--cache", type=Path, required=True, help="folder for the statistics of the pictures")
-    command.add_argument("--passes", type=int, default=5, help="random crops of each picture (%(default)s)")
-    command.add_argument("--networks", type=int, default=3, help="networks to average (%(default)s)")
+    command.add_argument("--passes", type=_at_least_1, default=5, help="random crops of each picture (%(default)s)")
+    command.add_argument("--networks", type=_at_least_1, default=3, help="networks to average (%(default)s)")
     command.set_defaults(run=_estimate)
 
 

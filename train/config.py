@@ -155,6 +155,8 @@ def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
         *parents, last = key.split(".")
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{parent} is no table whose {last} could be set; set all of {parent}")
         node[last] = tomllib.loads(f"value = {value}")["value"]
     config = build(TrainConfig, tree, "")
     check(config)
@@ -166,13 +168,21 @@ def check(config: TrainConfig) -> None:
     network = config.network
     if network.condition != condition_size(config.codecs):
         raise ValueError(f"network.condition must be {condition_size(config.codecs)} for {len(config.codecs)} codecs")
+    if not config.phases:
+        raise ValueError("phases: there must be one at least")
+    if min(config.validate_every, config.save_every) < 1:
+        raise ValueError("validate_every and save_every must be at least 1")
     for phase in config.phases:
+        if min(phase.steps, phase.batch, phase.crop) < 1:
+            raise ValueError(f"phases: steps, batch and crop must be at least 1, got {phase}")
         if phase.crop % network.multiple:
             raise ValueError(
                 f"phases: crop {phase.crop} is no multiple of {network.multiple}, which this network needs"
             )
     if unknown := set(config.data.weights) - set(config.codecs):
         raise ValueError(f"data.weights names unknown codecs: {', '.join(sorted(unknown))}")
+    if min(config.data.weights.values(), default=0) < 0 or not any(config.data.weights.values()):
+        raise ValueError("data.weights must not be negative, and one must be above 0")
 
 
 def build(kind: type[T], tree: Any, where: str) -> T:

@@ -96,6 +96,11 @@ class CropSampler:
         self._mses = {pair.offset: self._mse(pair) for pair in pairs}
         self._tables: dict[int, list[_Table]] = {}
 
+    @property
+    def device(self) -> torch.device:
+        """Where the pixels lie."""
+        return self._pixels.device
+
     def _group(self, pairs: list[Pair]) -> dict[str, list[Pair]]:
         groups = {codec: [p for p in pairs if p.codec == codec] for codec in self._data.weights}
         for codec, group in groups.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -72,18 +73,23 @@ class Samples:
 
 
 def collect(store: PairStore, *, validation: bool, passes: range, cache: Path) -> Samples:
-    """Statistics of the (validation) pairs and originals of a store, computed once and kept in ``cache``.
+    """Statistics of the (validation) pairs and originals of a store as it is, computed once and kept in ``cache``.
 
     Validation pictures are looked at as they are, once; training ones as random crops, once a pass.
     """
     parts = []
+    state = hashlib.sha256((store.folder / "index.jsonl").read_bytes()).hexdigest()[:12]
     for seed in passes if not validation else range(1):
-        file = cache / (f"training-{seed}.npz" if not validation else "validation.npz")
+        file = cache / f"{state}-{'validation' if validation else f'training-{seed}'}.npz"
         if not file.is_file():
             rows = list(_rows(store, np.random.default_rng(seed), validation=validation))
+            if not rows:
+                raise ValueError(f"{store.folder} has no {'validation' if validation else 'training'} pairs")
             cache.mkdir(parents=True, exist_ok=True)
             table = [np.array(column) for column in zip(*rows, strict=True)]
-            np.savez(file, traces=table[0], classes=table[1], severities=table[2].astype(np.float32))
+            buffer = io.BytesIO()
+            np.savez(buffer, traces=table[0], classes=table[1], severities=table[2].astype(np.float32))
+            write_atomically(file, buffer.getvalue())
         parts.append(np.load(file))
     return Samples(*(np.concatenate([part[name] for part in parts]) for name in ("traces", "classes", "severities")))
 
@@ -132,16 +138,18 @@ def train_estimate(store_folder: Path, output: Path, cache: Path, settings: Esti
     """Trains on the training part, writes the weights, and yields lines on the validation part.
 
     Raises:
-        ValueError: If ``store_folder`` is no store, or its index lacks the qp of a codec's pairs.
+        ValueError: If ``store_folder`` is no store, has no validation part, or its index lacks the qp of a codec's
+            pairs.
     """
     store = PairStore(store_folder)
     training = collect(store, validation=False, passes=range(settings.passes), cache=cache)
     for number, codec in enumerate(CODECS):
         if not np.isfinite(training.severities[training.classes == number]).any():
             raise ValueError(f"{store_folder} has no training pairs of {codec} with their qp")
+    validation = collect(store, validation=True, passes=range(1), cache=cache)
     data = save_tensors(fit(training, settings), metadata={"format": "enhancer-estimate", "classes": ",".join(CLASSES)})
     write_atomically(output, data, overwrite=True)
-    yield from report(data, collect(store, validation=True, passes=range(1), cache=cache))
+    yield from report(data, validation)
     yield f'{output}: sha256 = "{hashlib.sha256(data).hexdigest()}"'
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from enhancer.errors import EnhancerError
 from enhancer.network import NetworkConfig, RestorationNetwork, keep_ends_in_float32
-from train.config import LossName, Phase, TrainConfig, fit_cost
+from train.config import LossName, Phase, TrainConfig, build, fit_cost, with_steps
 from train.data import Batch, CropSampler, Draws
 from train.graph import (
     GraphedStep,
@@ -35,7 +36,7 @@ from train.precondition import precondition
 from train.progress import bar
 from train.runlog import RunLog, load_state, save_state
 from train.store import PairStore
-from train.validation import Validation, validate
+from train.validation import Validation, validate, validation_pairs
 
 
 class NotFiniteError(EnhancerError):
@@ -56,8 +57,13 @@ class Processes:
 
         Args:
             device: ``auto``, ``cpu`` or ``cuda``; with several processes each takes its own GPU.
+
+        Raises:
+            ValueError: If CUDA is asked for and missing.
         """
         kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise ValueError("there is no CUDA device here, or torch was built without CUDA")
         if not dist.is_torchelastic_launched():
             return cls(0, 1, torch.device(kind))
         # DistributedDataParallel imports it; its functions have the process group that there is when they are defined
@@ -104,6 +110,8 @@ class Trainer:
         eager: bool = False,
         build: Callable[[NetworkConfig], RestorationNetwork] = RestorationNetwork,
     ) -> None:
+        if not validation_pairs(store, config):
+            raise ValueError(f"{store.folder} has no validation pairs of {', '.join(config.data.weights)}")
         torch.manual_seed(config.seed)
         self.config = config
         self.processes = processes
@@ -132,7 +140,8 @@ class Trainer:
         self._ema_step = torch.zeros((), device=device)
         self.optimizer.found_inf = self._skip  # type: ignore[attr-defined]  # fused Adam changes nothing then
         self._graphs: dict[tuple[int, int, str], GraphedStep] = {}
-        self._graphed = device.type == "cuda" and processes.count == 1 and not eager
+        on_device = self.sampler.device.type == "cuda"  # else crops are copied there in each step
+        self._graphed = on_device and processes.count == 1 and not eager
         self._next: tuple[int, Draws] | None = None
         if self._graphed:
             for block in self.network.blocks:
@@ -267,14 +276,17 @@ def run(
     scaled, after a few steps, so that they end with the ``minutes``.
 
     Raises:
-        ValueError: If the store or the settings do not fit, or ``output`` holds another run.
+        ValueError: If the store or the settings do not fit, CUDA is asked for and missing, or ``output`` holds
+            another run.
         NotFiniteError: If training diverges; the state saved last is good.
     """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     processes = Processes.start(device)
     set_up_cuda(processes.device)
-    pace = Pace(deadline) if fit and deadline is not None and processes.count == 1 else None
     try:
+        if fit and processes.count > 1:
+            raise ValueError("a run of several processes cannot be fitted to its time; give its --steps")
+        pace = Pace(deadline) if fit and deadline is not None else None
         return _resume(Trainer(config, PairStore(store_folder), processes, eager=eager), output, deadline, pace)
     finally:
         processes.stop()
@@ -309,15 +321,21 @@ class Pace:
 
 
 def _resume(trainer: Trainer, output: Path, deadline: float | None, pace: Pace | None) -> Validation | None:
-    log = RunLog(output, trainer.config, active=trainer.processes.rank == 0)
-    if (state := load_state(output, trainer.config)) is not None:
+    state = load_state(output, trainer.config)  # which refuses another run's folder before anything is written there
+    if state is not None:
         trainer.restore(state["trainer"])
-        log.best = state["best"]
+        if pace is not None:  # which had scaled the phases, and does it again when it has measured
+            scaled = replace(trainer.config, phases=build(TrainConfig, json.loads(state["config"]), "").phases)
+            trainer.config = with_steps(scaled, max(scaled.steps, trainer.step + Pace.MEASURED + 1))
+    log = RunLog(output, trainer.config, active=trainer.processes.rank == 0)
+    log.best = state["best"] if state is not None else log.best
     return _fit(trainer, log, output, deadline, pace)
 
 
 def _fit(trainer: Trainer, log: RunLog, output: Path, deadline: float | None, pace: Pace | None) -> Validation | None:
     main = trainer.processes.rank == 0
+    if main and trainer.step >= trainer.config.steps:
+        print(f"{output}: all {trainer.config.steps} steps had been made")
     result: Validation | None = None
     losses: list[float] = []
     last = time.monotonic()

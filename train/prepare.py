@@ -20,6 +20,7 @@ from train.progress import track
 from train.store import PairStore, PairWriter, Pixels
 
 SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm"}
+MOST_SCALE = 8
 LAYOUTS = {
     "DIV2K_train_HR": "DIV2K_train_HR",
     "DPED": "*/training_data/canon",  # the DSLR pictures; the phones' are the degraded side
@@ -53,9 +54,13 @@ class CodecPlan:
         name, options, span, count = match.groups()
         if "-" in span:
             low, high = map(int, span.split("-"))
+            if low > high:
+                raise ValueError(f"{text!r}: qps rise from {high} to {low}")
             qps = tuple(range(low, high + 1))
         else:
             qps = tuple(map(int, span.split(",")))
+        if count and int(count) < 1:
+            raise ValueError(f"{text!r}: at least one qp a picture")
         default = get_codec(name)
         codec = get_codec(name, **{key: _like(getattr(default, key, ""), value) for key, value in _pairs(options)})
         for qp in qps:
@@ -122,8 +127,12 @@ class PrepareSettings:
     scales: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.scales and not 0 < self.scales[0] <= self.scales[1]:
-            raise ValueError(f"scales must rise and be above 0, got {self.scales[0]:g}-{self.scales[1]:g}")
+        if self.crop < 1 or self.crops < 0:
+            raise ValueError(f"a crop needs a pixel, and their number cannot be negative: {self.crop}, {self.crops}")
+        if self.grain < 0 or not 0 <= self.soft_chroma <= 1:
+            raise ValueError(f"grain must be at least 0, soft chroma in 0..1, got {self.grain:g}, {self.soft_chroma:g}")
+        if self.scales and not 0 < self.scales[0] <= self.scales[1] <= MOST_SCALE:
+            raise ValueError(f"scales must rise, from above 0 to {MOST_SCALE}, got {self.scales}")
         if self.scales and self.crops == 0:
             raise ValueError("a grid that covers a picture cannot be scaled crop by crop: ask for random crops")
 
@@ -134,12 +143,15 @@ def prepare(sources: list[Path], store: Path, settings: PrepareSettings, *, work
     A source may be a folder of pictures or another store, or this one, whose originals then get further pairs.
 
     Raises:
-        ValueError: If a source holds no pictures.
+        ValueError: If a source holds no pictures, pictures of a store are to be scaled, or another program is
+            writing to ``store``.
+        ImageError: If a picture cannot be read.
         CodecError: If a codec cannot encode.
     """
+    originals = _originals(sources, settings)
     with PairWriter(store) as writer, ProcessPoolExecutor(workers) as pool:
         crops = {}
-        for source, name, clean in _originals(sources, settings):
+        for source, name, clean in originals:
             rng = np.random.default_rng([settings.seed, clean[0].astype(int).sum(), *name.encode()])
             image = as_from_a_camera(clean, rng, grain=settings.grain, soft_chroma=settings.soft_chroma)
             key = pixel_key(image)
@@ -161,14 +173,20 @@ def prepare(sources: list[Path], store: Path, settings: PrepareSettings, *, work
 def _originals(sources: list[Path], settings: PrepareSettings) -> Iterator[tuple[str, str, Pixels]]:
     """Data set, file name and pixels of every crop; those of a store as they are."""
     stores = [PairStore(source) for source in sources if (source / "index.jsonl").is_file()]
-    for store in stores:
-        for original in store.originals.values():
-            yield original.source, original.name, np.array(store.image(original, original.offset))
+    if stores and settings.scales:
+        raise ValueError(f"{stores[0].folder} is a store, whose pictures are taken as they are: they cannot be scaled")
     folders = [source for source in sources if source not in {store.folder for store in stores}]
     files = [(source.name, path) for source in folders for path in find_originals(source)]
-    for source, path in track(files, desc="originals", unit="file"):
-        for image in crops_of(read_rgb(path), path.name, settings):
-            yield source, path.name, image
+
+    def everything() -> Iterator[tuple[str, str, Pixels]]:
+        for store in stores:
+            for original in store.originals.values():
+                yield original.source, original.name, np.array(store.image(original, original.offset))
+        for source, path in track(files, desc="originals", unit="file"):
+            for image in crops_of(read_rgb(path), path.name, settings):
+                yield source, path.name, image
+
+    return everything()
 
 
 def read_rgb(path: Path) -> Pixels:

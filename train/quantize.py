@@ -69,13 +69,14 @@ def quantize(checkpoint: str, store_folder: Path, output: Path, *, pairs: int = 
 
 def _spread(pairs: Sequence[Pair], codecs: Sequence[str], count: int) -> list[Pair]:
     """Up to ``count`` pairs, as many of each codec, evenly over the order of the store."""
-    chosen = []
-    for codec in codecs:
-        of_codec = [pair for pair in pairs if pair.codec == codec]
-        share = min(-(-count // len(codecs)), len(of_codec))
-        chosen += [of_codec[index * len(of_codec) // share] for index in range(share)]
-    if not chosen:
+    groups = [[pair for pair in pairs if pair.codec == codec] for codec in codecs]
+    groups = [group for group in groups if group]
+    if not groups:
         raise ValueError(f"the store holds no pairs of {', '.join(codecs)}")
+    chosen = []
+    for group in groups:
+        share = min(-(-count // len(groups)), len(group))
+        chosen += [group[index * len(group) // share] for index in range(share)]
     return chosen
 
 

@@ -11,11 +11,12 @@ A store is a folder:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +87,8 @@ class PairStore:
     def __init__(self, folder: Path) -> None:
         if not (folder / "index.jsonl").is_file():
             raise ValueError(f"{folder} is no pair store (index.jsonl is missing); `python -m train prepare` makes one")
+        if not (folder / "pixels.u8").stat().st_size:
+            raise ValueError(f"the pair store {folder} is empty")
         self.folder = folder
         self.originals: dict[str, Original] = {}
         self.pairs: list[Pair] = []
@@ -136,20 +139,40 @@ class PairStore:
         return [pair for pair in self.pairs if (self.original(pair).name in names) == validation]
 
 
+def _locked(file: TextIO) -> bool:
+    """Locks a file until it is closed; False if another process has. Where files know no locks, nothing is locked."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class PairWriter:
-    """Appends to a store, new or not; a context manager. Whatever an earlier writer left half is cut off."""
+    """Appends to a store, new or not; a context manager. Whatever an earlier writer left half is cut off.
+
+    Raises:
+        ValueError: If another one is appending to the store.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("index.jsonl", "pixels.u8", "bitstreams.bin"):
+        for name in ("pixels.u8", "bitstreams.bin"):
             (folder / name).touch()
+        self._index = (folder / "index.jsonl").open("a")
+        if not _locked(self._index):
+            self._index.close()
+            raise ValueError(f"another program is writing to {folder}")
         self._cut_partial_line(folder / "index.jsonl")
         store = PairStore(folder) if (folder / "pixels.u8").stat().st_size else None
         self.originals = dict(store.originals) if store else {}
         self.done = {(p.original, p.options, p.qp) for p in store.pairs} if store else set()
         self._pixels = (folder / "pixels.u8").open("ab")
         self._bitstreams = (folder / "bitstreams.bin").open("ab")
-        self._index = (folder / "index.jsonl").open("a")
 
     def __enter__(self) -> Self:
         return self
@@ -163,7 +186,8 @@ class PairWriter:
     @staticmethod
     def _cut_partial_line(index: Path) -> None:
         data = index.read_bytes()
-        index.write_bytes(data[: data.rfind(b"\n") + 1])
+        if not data.endswith(b"\n"):  # a reader, and a kill, must never find less than what is whole
+            os.truncate(index, data.rfind(b"\n") + 1)
 
     def add_original(self, key: str, source: str, name: str, image: Pixels) -> None:
         """Stores an original once; later calls with the same key do nothing."""

@@ -11,7 +11,7 @@ import torch
 from enhancer.condition import condition_vector
 from enhancer.network import RestorationNetwork
 from train.config import TrainConfig
-from train.store import Pair, PairStore, Pixels
+from train.store import Original, Pair, PairStore, Pixels
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,16 @@ def validation_pairs(store: PairStore, config: TrainConfig) -> list[Pair]:
     share = max(1, config.data.validation_pairs // len(used))
     chosen = []
     for codec in used:
-        pairs = [pair for pair in store.split(validation=True) if pair.codec == codec]
-        chosen += [pairs[i * len(pairs) // share] for i in range(min(share, len(pairs)))]
+        pairs = [
+            p for p in store.split(validation=True) if p.codec == codec and _holds_a_cell(store.original(p), config)
+        ]
+        count = min(share, len(pairs))
+        chosen += [pairs[i * len(pairs) // count] for i in range(count)]
     return chosen
+
+
+def _holds_a_cell(picture: Original, config: TrainConfig) -> bool:
+    return min(picture.height, picture.width) >= config.network.multiple
 
 
 def validate(network: RestorationNetwork, store: PairStore, config: TrainConfig, device: torch.device) -> Validation:

@@ -21,6 +21,9 @@ run() {
   echo "$(date +%T) $name ended"
 }
 
+# Waits until then, or until the training in the background has failed.
+nearly() { while kill -0 $! 2>/dev/null && [ "$(date +%s)" -lt "$1" ]; do sleep 0.5; done; }
+
 until [ -e "$W/first_round" ]; do sleep 0.5; done
 mkdir -p "$W/run"
 all=(--set save_every=1000000 --set validate_every=1000000 --set data.blind=0.1)
@@ -28,16 +31,18 @@ all+=(--set 'data.weights={bpg=0.45,vvc=0.35,jpeg=0.14,webp=0.06}')
 mae='{steps=20000,batch=8,crop=128,loss="relative_mae"}'
 run a $(($(date +%s) + ${FIRST:-75})) max "${all[@]}" --set "phases=[$mae]" --set optimizer.lr=7e-4 --set optimizer.decay=0.0 \
   --set 'start="max"'
+first=$W/run/a/last.safetensors
+[ -e "$first" ] || first=max
 
 max_end=$(($(date +%s) + $(left) * ${MAX:-52} / 100))
 balanced_end=$((max_end + (deadline - max_end) * 58 / 100))
 mse='{steps=12000,batch=8,crop=128,loss="relative_mse"}'
 run max $max_end max "${all[@]}" --set "phases=[$mae,$mse]" --set optimizer.lr=7e-4 --set optimizer.decay=0.7 \
-  --set "start=\"$W/run/a/last.safetensors\"" &
-sleep $((max_end - $(date +%s) - LEAD))
+  --set "start=\"$first\"" &
+nearly $((max_end - LEAD))
 phases='phases=[{steps=6000,batch=32,crop=128,loss="relative_mae"},{steps=4000,batch=32,crop=128,loss="relative_mse"}]'
 run balanced $balanced_end balanced "${all[@]}" --set "$phases" --set 'start="balanced"' --set optimizer.lr=1.4e-3 --set optimizer.decay=0.6 &
-sleep $((balanced_end - $(date +%s) - LEAD))
+nearly $((balanced_end - LEAD))
 run fast "$deadline" fast "${all[@]}" --set "$phases" --set 'start="fast"' --set optimizer.lr=1.8e-3 --set optimizer.decay=0.6
 wait
 touch "$W/done"

@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_evaluate(commands)
     _add_export(commands)
+    _add_average(commands)
     _add_quantize(commands)
     _add_shrink(commands)
     _add_estimate(commands)
@@ -204,6 +205,21 @@ def _export(args: argparse.Namespace) -> None:
 
     sha256 = export(args.run_folder, args.which, args.output, args.note)
     print(f'{args.output}: sha256 = "{sha256}"')
+
+
+def _add_average(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "average", help="write the mean of the weights of checkpoints trained from one another"
+    )
+    command.add_argument("checkpoints", nargs="+", help="names or paths")
+    command.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
+    command.set_defaults(run=_average)
+
+
+def _average(args: argparse.Namespace) -> None:
+    from train.average import average
+
+    print(f'{args.output}: sha256 = "{average(args.checkpoints, args.output)}"')
 
 
 def _add_quantize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -83,8 +83,7 @@ class LearnedConfig:
         decoder: Train ``g_s`` alone, on latents rounded as in a file; everything before it, and so every stream, stays
             as it is. A last round: decoders that have only seen the noise which stands for rounding gain from it (Guo
             et al., ICML 2021, arXiv:2104.05168).
-        amp: Compute convolutions in bfloat16, on devices that have it, but for the last ones of the transforms of the
-            picture.
+        amp: Compute convolutions in bfloat16, on devices that have it, but for the picture's transforms' last ones.
         validate_every: Steps between validations.
     """
 
@@ -260,9 +259,8 @@ class LearnedTrainer:
         for position in positions:
             self.average.set_quality(position)
             with torch.no_grad():
-                results = [
-                    rate_and_distortion(self.average, x.to(self.device), amp=False) for x in self.pictures.validation()
-                ]
+                pictures = (x.to(self.device) for x in self.pictures.validation())
+                results = [rate_and_distortion(self.average, x, amp=False) for x in pictures]
             bpp = sum(bpp.item() for bpp, _ in results) / max(len(results), 1)
             psnr = sum(-10 * math.log10(max(mse.item(), 1e-10)) for _, mse in results) / max(len(results), 1)
             lines.append({"position": round(position, 3), "bpp": round(bpp, 4), "psnr": round(psnr, 3)})

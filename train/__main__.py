@@ -163,7 +163,7 @@ def _run(args: argparse.Namespace) -> None:
     _check_run_options(args)
     path = Path(args.preset)
     config = load_config(path if path.suffix == ".toml" else PRESETS / f"{args.preset}.toml", args.set)
-    if args.steps is not None:
+    if args.steps:
         config = with_steps(config, args.steps)
     result = run(
         config, args.data, args.output, device=args.device, minutes=args.minutes, fit=args.fit, eager=args.eager

@@ -36,8 +36,8 @@ def export(run_folder: Path, which: str, output: Path, note: str) -> str:
     if which == "best":
         checkpoint = load_checkpoint(run_folder / "best.safetensors")
         network = checkpoint.network
+        metadata |= {key: checkpoint.metadata[key] for key in ("steps", "validation_gain_db")}
         # What was seen was found while training, where the checkpoint that the run started from lay.
-        metadata |= {key: checkpoint.metadata.get(key, "") for key in ("steps", "validation_gain_db")}
         metadata["seen"] = checkpoint.metadata.get("seen", seen)
     else:
         state = torch.load(run_folder / STATE, map_location="cpu", weights_only=True)

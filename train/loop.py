@@ -328,7 +328,8 @@ def _resume(trainer: Trainer, output: Path, deadline: float | None, pace: Pace |
             scaled = replace(trainer.config, phases=build(TrainConfig, json.loads(state["config"]), "").phases)
             trainer.config = with_steps(scaled, max(scaled.steps, trainer.step + Pace.MEASURED + 1))
     log = RunLog(output, trainer.config, active=trainer.processes.rank == 0)
-    log.best = state["best"] if state is not None else log.best
+    if state is not None:
+        log.best = state["best"]
     return _fit(trainer, log, output, deadline, pace)
 
 

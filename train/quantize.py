@@ -14,7 +14,7 @@ from torch import Tensor
 from enhancer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from enhancer.quantization import METADATA_KEY, calibrated, quantized
 from train.store import Pair, PairStore
-from train.validation import centre, pair_gain
+from train.validation import centre, evenly, pair_gain
 
 CROP = 192
 """Side of the calibration crops in pixels."""
@@ -73,11 +73,7 @@ def _spread(pairs: Sequence[Pair], codecs: Sequence[str], count: int) -> list[Pa
     groups = [group for group in groups if group]
     if not groups:
         raise ValueError(f"the store holds no pairs of {', '.join(codecs)}")
-    chosen = []
-    for group in groups:
-        share = min(-(-count // len(groups)), len(group))
-        chosen += [group[index * len(group) // share] for index in range(share)]
-    return chosen
+    return [pair for group in groups for pair in evenly(group, -(-count // len(groups)))]
 
 
 def _batches(checkpoint: Checkpoint, store: PairStore, pairs: Sequence[Pair]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +39,14 @@ def validation_pairs(store: PairStore, config: TrainConfig) -> list[Pair]:
         pairs = [
             p for p in store.split(validation=True) if p.codec == codec and _holds_a_cell(store.original(p), config)
         ]
-        count = min(share, len(pairs))
-        chosen += [pairs[i * len(pairs) // count] for i in range(count)]
+        chosen += evenly(pairs, share)
     return chosen
+
+
+def evenly(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """Up to ``count`` of the pairs, none twice, spread over their order."""
+    count = min(count, len(pairs))
+    return [pairs[index * len(pairs) // count] for index in range(count)]
 
 
 def _holds_a_cell(picture: Original, config: TrainConfig) -> bool:

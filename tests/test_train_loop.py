@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from small_network import write_random_checkpoint
 from training import CONFIG, CPU, ROOT, make_store
 
 from enhancer.checkpoint import load_checkpoint
@@ -100,6 +101,21 @@ def test_a_run_that_was_stopped_ends_bit_identical_to_one_that_was_not(store, tm
         assert torch.equal(tensor, load_checkpoint(tmp_path / "parts/last.safetensors").network.state_dict()[name])
 
 
+def test_a_resumed_run_says_that_its_store_has_grown(tmp_path, capsys):
+    folder = make_store(tmp_path / "store")
+    config = replace(CONFIG, phases=(replace(CONFIG.phases[0], steps=3),))
+    run(config, folder, tmp_path / "run", device="cpu", minutes=None)
+    run(CONFIG, folder, tmp_path / "run", device="cpu", minutes=1e-6)
+    assert "other crops" not in capsys.readouterr().out
+
+    with PairWriter(folder) as writer:
+        key = next(iter(writer.originals))
+        writer.add_pair(key, "bpg", "bpg()", 20, 20.0, b"bits", np.zeros((48, 56, 3), np.uint8))
+    run(CONFIG, folder, tmp_path / "run", device="cpu", minutes=1e-6)
+
+    assert "has 13 pairs, and had 12: other crops are drawn now" in capsys.readouterr().out
+
+
 def test_phases_are_scaled_to_end_with_the_deadline(store, tmp_path, monkeypatch):
     for name, value in (("SETTLED", 2), ("MEASURED", 8), ("RESERVE_S", 0.5)):
         monkeypatch.setattr(Pace, name, value)
@@ -127,6 +143,31 @@ def test_training_learns_to_remove_noise(store, tmp_path):
     assert result is not None
     assert result.gain > 0.3
     assert load_checkpoint(tmp_path / "run/best.safetensors").metadata["validation_gain_db"] == f"{result.gain:.4f}"
+
+
+def test_a_teacher_gives_its_share_of_the_target(store, tmp_path):
+    checkpoint = str(write_random_checkpoint(tmp_path / "teacher.safetensors", codecs=CODECS))
+    phases = (Phase(steps=1, batch=4, crop=32, loss="mse"),)
+    config = replace(CONFIG, phases=phases, teacher=checkpoint, optimizer=OptimizerSettings(precondition=False))
+
+    def first_loss(share: float) -> float:
+        return Trainer(replace(config, teacher_weight=share), PairStore(store), Processes(0, 1, CPU)).advance()
+
+    batch = Trainer(config, PairStore(store), Processes(0, 1, CPU)).sampler.batch(0, range(4), 32)
+    taught = load_checkpoint(checkpoint).network(batch.x, batch.condition)
+    for share in (0.0, 0.25, 1.0):  # a new network returns what it is given
+        target = (1 - share) * batch.target + share * taught
+        assert first_loss(share) == pytest.approx(F.mse_loss(batch.x, target).item(), rel=1e-4)
+
+
+def test_a_teacher_that_does_not_fit_is_refused(store, tmp_path):
+    other = str(write_random_checkpoint(tmp_path / "other.safetensors"))
+    wide = str(write_random_checkpoint(tmp_path / "wide.safetensors", codecs=CODECS, cell=16))
+
+    for teacher, said in ((other, "told other codecs: bpg, vvc, jpeg"), (wide, "multiples of 32")):
+        config = replace(CONFIG, teacher=teacher)
+        with pytest.raises(ValueError, match=said):
+            Trainer(config, PairStore(store), Processes(0, 1, CPU))
 
 
 def test_a_preconditioned_network_sees_white_input_and_changes_nothing(store):
@@ -295,6 +336,7 @@ LOSS_CURVE = """
 import os, sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[1] + "/tests")
+from small_network import write_random_checkpoint
 from training import CONFIG
 from dataclasses import replace
 from train.loop import Processes, Trainer

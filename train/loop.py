@@ -210,11 +210,14 @@ class Trainer:
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "pairs": len(self.store.pairs),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues from what :meth:`state` returned."""
+        """Continues from what :meth:`state` returned; says so if the store has changed, which draws other crops."""
         self.step = state["step"]
+        if (before := state["pairs"]) != len(self.store.pairs):
+            print(f"{self.store.folder} has {len(self.store.pairs)} pairs, and had {before}: other crops are drawn now")
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -247,7 +250,14 @@ def _teacher(config: TrainConfig, device: torch.device) -> RestorationNetwork | 
         return None
     from enhancer.checkpoint import load_checkpoint
 
-    return load_checkpoint(config.teacher).network.to(device)
+    loaded = load_checkpoint(config.teacher)
+    if loaded.codecs != config.codecs:
+        raise ValueError(f"the teacher {config.teacher} is told other codecs: {', '.join(loaded.codecs)}")
+    for phase in config.phases:
+        if phase.crop % loaded.network.multiple:
+            raise ValueError(f"the teacher {config.teacher} needs crops that are multiples of {loaded.network.multiple}")
+    keep_ends_in_float32(loaded.network)
+    return _fresh(loaded.network, device)
 
 
 def schedule(config: TrainConfig, step: int) -> float:

@@ -30,16 +30,18 @@ def run_ensemble(network: Callable[[Tensor], Tensor], x: Tensor, mode: Ensemble)
         mode: ``none`` (one run), ``rotate`` (four quarter turns) or ``dihedral`` (and their mirror images).
     """
     transforms = TRANSFORMS[mode]
-    total = _undo(network(_apply(x, *transforms[0])), *transforms[0])
+    total = undone(network(transformed(x, *transforms[0])), *transforms[0])
     for transform in transforms[1:]:
-        total = total + _undo(network(_apply(x, *transform)), *transform)
+        total = total + undone(network(transformed(x, *transform)), *transform)
     return total / len(transforms) if len(transforms) > 1 else total
 
 
-def _apply(x: Tensor, turns: int, flip: bool) -> Tensor:
+def transformed(x: Tensor, turns: int, flip: bool) -> Tensor:
+    """``x``, ``(…, H, W)``, mirrored left to right if ``flip``, then turned by ``turns`` quarters."""
     return torch.rot90(x.flip(-1) if flip else x, turns, dims=(-2, -1))
 
 
-def _undo(y: Tensor, turns: int, flip: bool) -> Tensor:
+def undone(y: Tensor, turns: int, flip: bool) -> Tensor:
+    """The inverse of :func:`transformed`."""
     y = torch.rot90(y, -turns, dims=(-2, -1))
     return y.flip(-1) if flip else y

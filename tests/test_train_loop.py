@@ -154,7 +154,10 @@ def test_a_teacher_gives_its_share_of_the_target(store, tmp_path):
         return Trainer(replace(config, teacher_weight=share), PairStore(store), Processes(0, 1, CPU)).advance()
 
     batch = Trainer(config, PairStore(store), Processes(0, 1, CPU)).sampler.batch(0, range(4), 32)
-    taught = load_checkpoint(checkpoint).network(batch.x, batch.condition)
+    network = load_checkpoint(checkpoint).network
+    turns = [torch.rot90(batch.x[i : i + 1], i, dims=(2, 3)) for i in range(4)]  # each sample in another orientation
+    shown = [network(x, batch.condition[i : i + 1]) for i, x in enumerate(turns)]
+    taught = torch.cat([torch.rot90(y, -i, dims=(2, 3)) for i, y in enumerate(shown)])
     for share in (0.0, 0.25, 1.0):  # a new network returns what it is given
         target = (1 - share) * batch.target + share * taught
         assert first_loss(share) == pytest.approx(F.mse_loss(batch.x, target).item(), rel=1e-4)
@@ -336,7 +339,6 @@ LOSS_CURVE = """
 import os, sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[1] + "/tests")
-from small_network import write_random_checkpoint
 from training import CONFIG
 from dataclasses import replace
 from train.loop import Processes, Trainer
@@ -344,7 +346,7 @@ from train.store import PairStore
 import torch.distributed as dist
 
 def train(processes):
-    trainer = Trainer(replace(CONFIG, amp=False), PairStore(Path(sys.argv[2])), processes)
+    trainer = Trainer(replace(CONFIG, amp=False, teacher=sys.argv[3]), PairStore(Path(sys.argv[2])), processes)
     for _ in range(5):
         loss = torch.tensor(trainer.advance())
         if processes.count > 1:
@@ -365,13 +367,14 @@ if os.path.isdir("/proc/self/task"):
 def test_two_processes_have_the_loss_curve_of_one(store, tmp_path):
     script = tmp_path / "curve.py"
     script.write_text(LOSS_CURVE)
+    teacher = str(write_random_checkpoint(tmp_path / "teacher.safetensors", codecs=CODECS))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     # By address: the name of a machine (of a CI's container, say) need not resolve.
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
 
     curves = []
     for prefix in ([], torchrun):
-        command = [sys.executable, *prefix, str(script), str(ROOT), str(store)]
+        command = [sys.executable, *prefix, str(script), str(ROOT), str(store), teacher]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         curves.append([float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("loss ")])

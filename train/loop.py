@@ -36,6 +36,7 @@ from train.precondition import precondition
 from train.progress import bar
 from train.runlog import RunLog, load_state, save_state
 from train.store import PairStore
+from train.teacher import Teacher
 from train.validation import Validation, validate, validation_pairs
 
 
@@ -131,7 +132,7 @@ class Trainer:
         self.average.requires_grad_(False)
         for network in (self.network, self.average):
             keep_ends_in_float32(network)
-        self.teacher = _teacher(config, device)
+        self.teacher = Teacher(config, device) if config.teacher else None
         self.wrapped: nn.Module = DistributedDataParallel(self.network) if processes.count > 1 else self.network
         self.optimizer = _optimizer(config, self.network)
         # Read by every step, a recorded one too: changed in place.
@@ -193,8 +194,9 @@ class Trainer:
     def _loss(self, batch: Batch, name: LossName) -> Tensor:
         target = batch.target
         if self.teacher is not None:
-            with torch.no_grad(), self._precision():
-                target = torch.lerp(target, self.teacher(batch.x, batch.condition).float(), self.config.teacher_weight)
+            with self._precision():
+                taught = self.teacher.restore(batch.x, batch.condition, len(batch.x) * self.processes.rank)
+            target = torch.lerp(target, taught, self.config.teacher_weight)
         with self._precision():
             y = self.wrapped(batch.x, batch.condition)
         return reconstruction_loss(name, y.float(), target, batch.x, batch.codec_mse)
@@ -243,21 +245,6 @@ def _optimizer(config: TrainConfig, network: RestorationNetwork) -> torch.optim.
 def _fresh(network: RestorationNetwork, device: torch.device) -> RestorationNetwork:
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
-
-
-def _teacher(config: TrainConfig, device: torch.device) -> RestorationNetwork | None:
-    if not config.teacher:
-        return None
-    from enhancer.checkpoint import load_checkpoint
-
-    loaded = load_checkpoint(config.teacher)
-    if loaded.codecs != config.codecs:
-        raise ValueError(f"the teacher {config.teacher} is told other codecs: {', '.join(loaded.codecs)}")
-    for phase in config.phases:
-        if phase.crop % loaded.network.multiple:
-            raise ValueError(f"the teacher {config.teacher} needs crops that are multiples of {loaded.network.multiple}")
-    keep_ends_in_float32(loaded.network)
-    return _fresh(loaded.network, device)
 
 
 def schedule(config: TrainConfig, step: int) -> float:

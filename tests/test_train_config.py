@@ -41,6 +41,7 @@ def test_paper_preset_is_the_paper_s():
         ("[network]\ncell = 16\n[[phases]]\nsteps = 1\ncrop = 40", "crop 40 is no multiple of 16"),
         ("phases = []\n[network]", "phases: there must be one"),
         ("save_every = 0\n[network]\n[[phases]]\nsteps = 1", "save_every must be at least 1"),
+        ("teacher_weight = 1.5\n[network]\n[[phases]]\nsteps = 1", "teacher_weight must be in 0..1, got 1.5"),
         ("[network]\n[[phases]]\nsteps = 1\nbatch = 0", "batch and crop must be at least 1"),
         ("[network]\n[data]\nweights = {bpg = 0}\n[[phases]]\nsteps = 1", "one must be above 0"),
         ("network = ", "Invalid value"),

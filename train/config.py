@@ -170,6 +170,8 @@ def check(config: TrainConfig) -> None:
         raise ValueError(f"network.condition must be {condition_size(config.codecs)} for {len(config.codecs)} codecs")
     if not config.phases:
         raise ValueError("phases: there must be one at least")
+    if not 0 <= config.teacher_weight <= 1:
+        raise ValueError(f"teacher_weight must be in 0..1, got {config.teacher_weight:g}")
     if min(config.validate_every, config.save_every) < 1:
         raise ValueError("validate_every and save_every must be at least 1")
     for phase in config.phases:

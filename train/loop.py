@@ -145,7 +145,7 @@ class Trainer:
         self._graphed = on_device and processes.count == 1 and not eager
         self._next: tuple[int, Draws] | None = None
         if self._graphed:
-            for block in self.network.blocks:
+            for block in [*self.network.blocks, *(self.teacher.network.blocks if self.teacher else ())]:
                 block.compile(dynamic=False)
 
     def advance(self) -> float:
@@ -218,8 +218,9 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from what :meth:`state` returned; says so if the store has changed, which draws other crops."""
         self.step = state["step"]
-        if (before := state["pairs"]) != len(self.store.pairs):
-            print(f"{self.store.folder} has {len(self.store.pairs)} pairs, and had {before}: other crops are drawn now")
+        before, now = state.get("pairs"), len(self.store.pairs)
+        if before not in (None, now) and self.processes.rank == 0:
+            print(f"{self.store.folder} has {now} pairs, and had {before}: other crops are drawn now")
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from enhancer.ensemble import TRANSFORMS, transformed, undone
-from enhancer.network import keep_ends_in_float32
+from enhancer.network import RestorationNetwork, keep_ends_in_float32
 from train.config import TrainConfig
 
 
@@ -19,6 +19,9 @@ class Teacher:
 
     Each sample of a batch is shown to it in another orientation: the targets then have on average what its
     self-ensemble would say, for the cost of one run.
+
+    Attributes:
+        network: It, on the training device.
 
     Raises:
         CheckpointError: If it cannot be loaded.
@@ -34,8 +37,9 @@ class Teacher:
         multiple = loaded.network.multiple
         if any(phase.crop % multiple for phase in config.phases):
             raise ValueError(f"the teacher {config.teacher} needs crops that are multiples of {multiple}")
-        keep_ends_in_float32(loaded.network)
-        self._network = loaded.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: RestorationNetwork = loaded.network.to(device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        keep_ends_in_float32(self.network)  # on the device where it is by now
         self._transforms = TRANSFORMS[config.data.augmentation]
 
     @torch.no_grad()
@@ -43,5 +47,5 @@ class Teacher:
         """Its pictures of ``x``, ``(N, 3, S, S)`` in [0, 1], sample ``first`` of a global batch and those after it."""
         which = [self._transforms[(first + i) % len(self._transforms)] for i in range(len(x))]
         turned = torch.stack([transformed(sample, *how) for sample, how in zip(x, which, strict=True)])
-        y = self._network(turned.contiguous(memory_format=torch.channels_last), condition).float()
+        y = self.network(turned.contiguous(memory_format=torch.channels_last), condition).float()
         return torch.stack([undone(sample, *how) for sample, how in zip(y, which, strict=True)])

@@ -23,6 +23,7 @@ from train.config import LossName, Phase, TrainConfig, build, fit_cost, with_ste
 from train.data import Batch, CropSampler, Draws
 from train.graph import (
     GraphedStep,
+    place_network,
     place_optimizer,
     set_average_step,
     set_rate,
@@ -120,14 +121,14 @@ class Trainer:
         self.step = 0
         device = processes.device
         self.sampler = CropSampler(store, config, device)
-        self.network = _fresh(build(config.network), device)
+        self.network = place_network(build(config.network), device)
         if config.optimizer.precondition:
             precondition(self.network, self.sampler, config.phases[0].crop)
         if config.start:
             from enhancer.checkpoint import load_checkpoint
 
             copy_weights(load_checkpoint(config.start).network, self.network)
-        self.average = _fresh(build(config.network), device)
+        self.average = place_network(build(config.network), device)
         self.average.load_state_dict(self.network.state_dict())
         self.average.requires_grad_(False)
         for network in (self.network, self.average):
@@ -241,11 +242,6 @@ def _optimizer(config: TrainConfig, network: RestorationNetwork) -> torch.optim.
     )
     place_optimizer(optimizer, head[0].device)
     return optimizer
-
-
-def _fresh(network: RestorationNetwork, device: torch.device) -> RestorationNetwork:
-    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
 
 
 def schedule(config: TrainConfig, step: int) -> float:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from enhancer.ensemble import TRANSFORMS, transformed, undone
-from enhancer.network import RestorationNetwork, keep_ends_in_float32
+from enhancer.network import keep_ends_in_float32
 from train.config import TrainConfig
+from train.graph import place_network
 
 
 class Teacher:
@@ -37,8 +38,7 @@ class Teacher:
         multiple = loaded.network.multiple
         if any(phase.crop % multiple for phase in config.phases):
             raise ValueError(f"the teacher {config.teacher} needs crops that are multiples of {multiple}")
-        self.network: RestorationNetwork = loaded.network.to(device)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = place_network(loaded.network, device)
         keep_ends_in_float32(self.network)  # on the device where it is by now
         self._transforms = TRANSFORMS[config.data.augmentation]
 

@@ -17,6 +17,7 @@ from train.data import CropSampler
 from train.pack import pack, unpack
 from train.prepare import CodecPlan, PrepareSettings, crops_of, find_originals, prepare
 from train.store import PairStore, PairWriter
+from train.validation import centre
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,7 @@ def test_crops_are_the_same_place_of_both_pictures_in_all_eight_orientations(tmp
     x, target = (tensor.mul(255).round().int() for tensor in (batch.x, batch.target))
 
     assert torch.equal(x[:, :2], target[:, :2])  # the same rows and columns of the picture
+    assert {place % 8 for place in target[:, :2].amin((2, 3)).flatten().tolist()} == {0}  # as tiles start
     assert torch.equal(x[:, 2], target[:, 2] + 100)  # a decoded picture and its own original
     down, right = (target[:, :2].diff(dim=dim).flatten(2) for dim in (2, 3))
     assert all((step == step[..., :1]).all() for step in (down, right))
@@ -66,6 +68,18 @@ def test_crops_are_the_same_place_of_both_pictures_in_all_eight_orientations(tmp
         *((a, 0, 0, b) for a in (-1, 1) for b in (-1, 1)),
         *((0, a, b, 0) for a in (-1, 1) for b in (-1, 1)),
     }
+
+
+@pytest.mark.parametrize(
+    ("sides", "crop", "place"), [((50, 61), 32, (8, 8)), ((90, 300), 64, (8, 112)), ((20, 9), 64, (0, 0))]
+)
+def test_the_middle_of_a_picture_lies_on_the_grid_of_its_blocks(sides, crop, place):
+    image = np.stack(np.mgrid[: sides[0], : sides[1]], axis=2).astype(np.uint16)
+
+    middle = centre(image, crop, 8)
+
+    assert tuple(middle[0, 0]) == place
+    assert middle.shape[:2] == tuple(min(crop, side) // 8 * 8 for side in sides)
 
 
 def test_samples_do_not_depend_on_how_a_batch_is_shared_out(store):

@@ -84,6 +84,7 @@ class CropSampler:
         self._data: DataSettings = config.data
         self._codecs = config.codecs
         self._seed = config.seed
+        self._multiple = config.network.multiple
         self._device = device
         self._pixels = torch.from_numpy(np.asarray(store.pixels))
         if device.type == "cuda" and self._pixels.numel() < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
@@ -176,7 +177,11 @@ class CropSampler:
 
     def _places(self, table: _Table, rows: Ints, u: Floats, crop: int) -> Ints:
         sizes = table.sizes[rows]
-        top, left = ((u[:, 2 + axis] * (sizes[:, axis] - crop + 1)).astype(np.int64) for axis in (0, 1))
+        # In multiples, as tiles: a codec's blocks then lie in the cells of the network as they do in a whole picture.
+        top, left = (
+            (u[:, 2 + axis] * ((sizes[:, axis] - crop) // self._multiple + 1)).astype(np.int64) * self._multiple
+            for axis in (0, 1)
+        )
         pitch = 3 * sizes[:, 1]
         first = top * pitch + 3 * left
         start, down, right = _orient((u[:, 4] * 8).astype(np.int64), pitch, crop, self._data.augmentation)

@@ -55,4 +55,6 @@ def _patches(sampler: CropSampler, batch: int, crop: int, unshuffle: int) -> tor
     """Some of the 3x3 patches of one batch on the unshuffled grid, ``(n, 9 * planes)`` in float64."""
     x = sampler.batch(FIRST_STEP + batch, range(CROPS), crop).x
     columns = F.unfold(F.pixel_unshuffle(x, unshuffle), kernel_size=3)  # (N, 9 * planes, places)
-    return columns.permute(0, 2, 1).flatten(0, 1)[::7].double()
+    patches = columns.permute(0, 2, 1).flatten(0, 1)
+    some = torch.randperm(len(patches), generator=torch.Generator().manual_seed(batch))[: max(len(patches) // 7, 1)]
+    return patches[some.to(patches.device)].double()

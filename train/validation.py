@@ -106,7 +106,8 @@ def _mse(original: Pixels, image: Pixels) -> float:
 
 
 def centre(image: Pixels, crop: int, multiple: int) -> Pixels:
-    """The central ``crop`` x ``crop`` pixels, or as many as there are in multiples of ``multiple``."""
+    """The middle, ``crop`` x ``crop`` pixels or as many as there are; sides and place are multiples of ``multiple``."""
     height, width = (min(crop, side) // multiple * multiple for side in image.shape[:2])
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    top = (image.shape[0] - height) // 2 // multiple * multiple
+    left = (image.shape[1] - width) // 2 // multiple * multiple
     return np.ascontiguousarray(image[top : top + height, left : left + width])

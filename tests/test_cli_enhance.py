@@ -372,21 +372,25 @@ def test_the_shell_completes_options_and_choices(line, expected, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "said"),
     [
-        [],
-        ["a.png", "--stdin-list"],
-        ["a.png", "--strength", "2"],
-        ["a.png", "--tile", "0"],
-        ["a.png", "--threads", "none"],
-        ["a.png", "--codec", "mp3"],
-        ["a.png", "--overwrite", "--skip-existing"],
+        ([], ""),
+        (["a.png", "--stdin-list"], ""),
+        (["a.png", "--strength", "2"], "--strength: expected a number in 0..1, got '2'"),
+        (["a.png", "--strength", "nan"], "--strength: expected a number in 0..1, got 'nan'"),
+        (["a.png", "--strength", "much"], "--strength: expected a number in 0..1, got 'much'"),
+        (["a.png", "--tile", "0"], "--tile: expected a whole number of at least 1, got '0'"),
+        (["a.png", "--threads", "none"], "--threads: expected a whole number of at least 1, got 'none'"),
+        (["a.png", "--codec", "mp3"], "mp3"),
+        (["a.png", "--overwrite", "--skip-existing"], ""),
     ],
-    ids=" ".join,
+    ids=str,
 )
-def test_wrong_usage_exits_with_2(arguments, capsys):
+def test_wrong_usage_exits_with_2(arguments, said, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
 
     assert caught.value.code == 2
-    assert "usage: enhance" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "usage: enhance" in shown
+    assert said in shown

@@ -184,7 +184,9 @@ def test_wrong_usage_is_status_2(capsys, tmp_path, pictures):
     assert "--decoded, which is missing" in wrong_usage(capsys, *rates)
     blind = ("rd", pictures, "-o", tmp_path, "--codec", "jpeg@3", "--blind")
     assert "settings of a --model" in wrong_usage(capsys, *blind)
-    assert "invalid" in wrong_usage(capsys, "rd", pictures, "-o", tmp_path, "--codec", "jpeg", "--jobs", 0)
+    rd = ("rd", pictures, "-o", tmp_path, "--codec", "jpeg")
+    assert "--jobs: expected a whole number of at least 1, got '0'" in wrong_usage(capsys, *rd, "--jobs", 0)
+    assert "--qps: expected whole numbers such as 22,27,32, got '3,x'" in wrong_usage(capsys, *rd, "--qps", "3,x")
     assert "not allowed with" in wrong_usage(capsys, "target", pictures, "--bpp", 1, "--bytes", 3, "--codec", "jpeg")
 
 

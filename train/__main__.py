@@ -9,7 +9,7 @@ from contextlib import suppress
 from math import inf
 from pathlib import Path
 
-from enhancer.cli.common import run_command
+from enhancer.cli.common import at_least_1, run_command
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -46,7 +46,7 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME[,OPTION=VALUE…]@QPS[xCOUNT]",
         help="e.g. bpg,chroma=444@20-47x4: four qps a picture, spread over 20 to 47; may be repeated",
     )
-    command.add_argument("--crop", type=_at_least_1, default=512, help="largest stored side in pixels (%(default)s)")
+    command.add_argument("--crop", type=at_least_1, default=512, help="largest stored side in pixels (%(default)s)")
     command.add_argument(
         "--crops", type=int, default=1, help="random crops of each larger original (%(default)s); 0: cut all of it"
     )
@@ -58,14 +58,8 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--scales", type=_span, metavar="LOW-HIGH", help="scale each random crop by a factor between these (no scaling)"
     )
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--workers", type=_at_least_1, default=os.cpu_count() or 1)
+    command.add_argument("--workers", type=at_least_1, default=os.cpu_count() or 1)
     command.set_defaults(run=_prepare)
-
-
-def _at_least_1(text: str) -> int:
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
 
 
 def _above_0(text: str) -> float:
@@ -103,7 +97,7 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command = commands.add_parser("unpack", help="make a store from shards")
     command.add_argument("shards", type=Path, nargs="+")
     command.add_argument("-o", "--output", type=Path, required=True, help="store (a folder) to make or to add to")
-    command.add_argument("--workers", type=_at_least_1, default=os.cpu_count() or 1)
+    command.add_argument("--workers", type=at_least_1, default=os.cpu_count() or 1)
     command.set_defaults(run=_unpack)
 
 
@@ -127,9 +121,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
     command.add_argument("-o", "--output", type=Path, required=True, help="folder of the run")
     command.add_argument("--set", action="append", metavar="KEY=VALUE", help="override, e.g. optimizer.lr=5e-4")
-    command.add_argument(
-        "--steps", type=_at_least_1, help="scale all phases so that they make this many steps together"
-    )
+    command.add_argument("--steps", type=at_least_1, help="scale all phases so that they make this many steps together")
     command.add_argument("--fit", action="store_true", help="scale all phases so that they end with --minutes")
     command.add_argument("--eager", action="store_true", help="on a GPU: no compiled blocks, no CUDA graphs")
     _add_run_options(command)
@@ -140,7 +132,7 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     """What all trainings that can be stopped and resumed have in common."""
     command.add_argument("--minutes", type=_above_0, help="stop cleanly after this time; run again to go on")
     command.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    command.add_argument("--threads", type=_at_least_1, help="CPU threads")
+    command.add_argument("--threads", type=at_least_1, help="CPU threads")
 
 
 def _check_run_options(args: argparse.Namespace) -> None:
@@ -228,7 +220,7 @@ def _add_quantize(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
     command.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
     command.add_argument(
-        "--pairs", type=_at_least_1, default=64, help="to calibrate with, and to measure with (%(default)s)"
+        "--pairs", type=at_least_1, default=64, help="to calibrate with, and to measure with (%(default)s)"
     )
     command.set_defaults(run=_quantize)
 
@@ -263,8 +255,8 @@ def _add_estimate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
     command.add_argument("-o", "--output", type=Path, required=True, help="weights (.safetensors) to write")
     command.add_argument("--cache", type=Path, required=True, help="folder for the statistics of the pictures")
-    command.add_argument("--passes", type=_at_least_1, default=5, help="random crops of each picture (%(default)s)")
-    command.add_argument("--networks", type=_at_least_1, default=3, help="networks to average (%(default)s)")
+    command.add_argument("--passes", type=at_least_1, default=5, help="random crops of each picture (%(default)s)")
+    command.add_argument("--networks", type=at_least_1, default=3, help="networks to average (%(default)s)")
     command.set_defaults(run=_estimate)
 
 

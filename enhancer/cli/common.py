@@ -1,7 +1,8 @@
-"""What all commands share: the exit status and the one line on standard error."""
+"""What all commands share: arguments, the exit status and the one line on standard error."""
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
 import signal
@@ -16,6 +17,17 @@ from enhancer.errors import EXPECTED_ERRORS, one_line
 FAILED = 1
 INTERRUPTED = 130
 TERMINATED = 143
+
+
+def at_least_1(text: str) -> int:
+    """A whole number of at least 1, as the type of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: If ``text`` is none.
+    """
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
 
 
 def run_command(body: Callable[[], int | None], prog: str) -> int:

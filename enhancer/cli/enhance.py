@@ -6,11 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codec_wrappers import codec_names
-from enhancer.cli.common import FAILED, run_command, without_collection
+from enhancer.cli.common import FAILED, at_least_1, run_command, without_collection
 from enhancer.cli.completion import PrintCompletion
 from enhancer.errors import EnhancerError
 from enhancer.jobs import Job, plan_jobs
@@ -103,7 +104,7 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of the layers; at most 2 of 255 apart, except int8: the fastest, for a few hundredths of a dB",
     )
-    group.add_argument("--threads", type=_positive, metavar="N", help="threads on the processor")
+    group.add_argument("--threads", type=at_least_1, metavar="N", help="threads on the processor")
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -128,21 +129,14 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not in 0..1")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text!r}")
 
 
 def _tile(text: str) -> int | str:
-    return text if text == "auto" else _positive(text)
+    return text if text == "auto" else at_least_1(text)
 
 
 def _run(args: argparse.Namespace) -> int:

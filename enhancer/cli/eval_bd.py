@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enhancer.bd_rate import METHODS
-from enhancer.cli.eval_rd import positive
+from enhancer.cli.common import at_least_1
 from enhancer.errors import EnhancerError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--method", action="append", choices=METHODS, help="interpolation; repeatable (default: pchip)")
     parser.add_argument("--per-picture", action="store_true", help="list every picture, too")
     parser.add_argument(
-        "--resamples", type=positive, default=1000, metavar="N", help="of the bootstrap (default: 1000)"
+        "--resamples", type=at_least_1, default=1000, metavar="N", help="of the bootstrap (default: 1000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from enhancer.cli.common import at_least_1
+
 if TYPE_CHECKING:
     from codec_wrappers.encode_cache import EncodeCache
     from enhancer.evaluation.enhancement import Enhancement
@@ -66,7 +68,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--keep-pictures", action="store_true", help="keep decoded and enhanced pictures, for the report's viewer"
     )
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N pictures by name")
+    parser.add_argument("--limit", type=at_least_1, metavar="N", help="only the first N pictures by name")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace runs of these labels even if of other pictures or settings"
     )
@@ -98,7 +100,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of everything that encodes many pictures."""
-    parser.add_argument("--jobs", type=positive, metavar="N", help="worker processes (default: one for each processor)")
+    parser.add_argument(
+        "--jobs", type=at_least_1, metavar="N", help="worker processes (default: one for each processor)"
+    )
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="where bitstreams are kept (default: the user's cache folder)"
     )
@@ -197,13 +201,8 @@ class ProgressBar:
 
 
 def qp_list(text: str) -> tuple[int, ...]:
-    """``22,27,32`` as numbers, for argparse."""
-    return tuple(int(part) for part in text.replace(" ", ",").split(",") if part)
-
-
-def positive(text: str) -> int:
-    """A positive number, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    """``22,27,32`` as numbers, as the type of an argument."""
+    try:
+        return tuple(int(part) for part in text.replace(" ", ",").split(",") if part)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers such as 22,27,32, got {text!r}") from None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from enhancer.cli.common import at_least_1
 from enhancer.cli.eval_plot import add_overlay_arguments
-from enhancer.cli.eval_rd import positive, qp_list
+from enhancer.cli.eval_rd import qp_list
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -34,15 +35,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="Q,Q,…",
         help="points in the viewer (default: the cheapest and the middle one)",
     )
-    parser.add_argument("--viewer-pictures", type=positive, metavar="N", help="at most N pictures in the viewer")
+    parser.add_argument("--viewer-pictures", type=at_least_1, metavar="N", help="at most N pictures in the viewer")
     parser.add_argument(
         "--max-mb",
-        type=positive,
+        type=at_least_1,
         default=15,
         metavar="MB",
         help="size of the page (default: 15); pictures are compressed to fit",
     )
-    parser.add_argument("--resamples", type=positive, default=500, metavar="N", help="of the bootstrap (default: 500)")
+    parser.add_argument(
+        "--resamples", type=at_least_1, default=500, metavar="N", help="of the bootstrap (default: 500)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.set_defaults(run=run)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from enhancer.cli.common import at_least_1
 from enhancer.cli.eval_bd import align
 from enhancer.cli.eval_rd import (
     ProgressBar,
@@ -13,7 +14,6 @@ from enhancer.cli.eval_rd import (
     add_run_arguments,
     encode_cache,
     enhancements,
-    positive,
 )
 
 
@@ -36,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="two adjacent qps mixed (default), best mean PSNR decoded, or enhanced; repeatable",
     )
     add_model_arguments(parser)
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N pictures by name")
+    parser.add_argument("--limit", type=at_least_1, metavar="N", help="only the first N pictures by name")
     add_run_arguments(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="JSON with everything, picture by picture")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")

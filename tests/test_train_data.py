@@ -290,6 +290,22 @@ def test_soft_chroma_leaves_luma(photograph, size):
     assert detail(soft, red_difference) < 0.97 * detail(image, red_difference)  # which has been 4:2:0 before
 
 
+def test_soft_chroma_stays_in_place_and_lies_elsewhere_each_time():
+    rows, columns = np.mgrid[:40, :61]
+    smooth = np.stack([128 + 60 * np.sin(rows / 9), np.full(rows.shape, 128), 128 + 60 * np.cos(columns / 11)], axis=2)
+    sharp = np.zeros((40, 61, 3), np.uint8)
+    sharp[:, 30:, 0] = 200
+
+    def soft(image, seed):
+        return as_from_a_camera(image, np.random.default_rng(seed), grain=0.0, soft_chroma=1.0).astype(int)
+
+    for seed in range(12):
+        inner = np.s_[4:-4, 4:-4]
+        assert np.abs(soft(np.rint(smooth).astype(np.uint8), seed) - smooth)[inner].max() < 2.5
+    edges = {tuple(soft(sharp, seed)[20, 24:36, 0]) for seed in range(12)}
+    assert len(edges) == 12
+
+
 def test_prepared_grain_is_the_same_each_time(tmp_path, photograph):
     PillowImage.fromarray(photograph[:64, :64]).save(tmp_path / "small.png")
     settings = PrepareSettings((CodecPlan.parse("jpeg@30"),), grain=5.0, soft_chroma=0.5)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from codec_wrappers.color import BT601, YCbCrFormat, rgb_to_yuv420, yuv_to_rgb
+from codec_wrappers.color import BT601, YCbCrFormat, from_unit, rgb_to_ycbcr, ycbcr_to_rgb
 from train.store import Pixels
 
-_FORMAT = YCbCrFormat(*BT601, full_range=True, bit_depth=10)
+_FORMAT = YCbCrFormat(*BT601, full_range=True, bit_depth=8)
+_REACH = 8  # pixels about a picture that its halved chroma is taken from, too
+_HALVING = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+_DOUBLING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 
 
 def as_from_a_camera(image: Pixels, rng: np.random.Generator, *, grain: float, soft_chroma: float) -> Pixels:
@@ -27,7 +30,7 @@ def as_from_a_camera(image: Pixels, rng: np.random.Generator, *, grain: float, s
     """
     soft, strength, size, colour = rng.uniform(size=4)
     if soft < soft_chroma:
-        image = _with_soft_chroma(image)
+        image = _with_soft_chroma(image, rng)
     return _with_grain(image, rng, (0.15 + 0.85 * strength) * grain, 0.8 * size, 0.7 * colour) if grain else image
 
 
@@ -37,12 +40,27 @@ def rescaled(image: Pixels, scale: float) -> Pixels:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _with_soft_chroma(image: Pixels) -> Pixels:
-    """Chroma halved and interpolated again; luma as it was, but for rounding."""
+def _with_soft_chroma(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Chroma halved and interpolated again; luma as it was, but for rounding.
+
+    Not as our codecs do it: the halved samples lie anywhere, and by any of the usual filters. Halved by a codec's own
+    filters on its own samples, chroma is what that codec then keeps whole, which no real picture's is, and a network
+    learns, and its validation part shows, gains that other pictures do not have.
+    """
     height, width = image.shape[:2]
-    even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    soft: Pixels = yuv_to_rgb(rgb_to_yuv420(even, _FORMAT), _FORMAT, size=(height, width))
-    return soft
+    border = ((_REACH, _REACH + height % 2), (_REACH, _REACH + width % 2))
+    shift = rng.uniform(0, 2, 2)  # of the first halved sample, from the corner of the border
+    down, up = (filters[int(rng.integers(len(filters)))] for filters in (_HALVING, _DOUBLING))
+    y, *chroma = rgb_to_ycbcr(image.astype(np.float32) / 255, _FORMAT)
+    soft = []
+    for plane in chroma:
+        whole = Image.fromarray(np.pad(plane, border, mode="edge"))
+        left, top = (float(place) for place in shift)
+        sides = whole.width - 2, whole.height - 2
+        half = whole.resize((sides[0] // 2, sides[1] // 2), down, box=(left, top, left + sides[0], top + sides[1]))
+        left, top = (_REACH - left) / 2, (_REACH - top) / 2
+        soft.append(np.asarray(half.resize((width, height), up, box=(left, top, left + width / 2, top + height / 2))))
+    return from_unit(ycbcr_to_rgb(y, soft[0], soft[1], _FORMAT), 8)
 
 
 def _with_grain(image: Pixels, rng: np.random.Generator, deviation: float, size: float, colour: float) -> Pixels:

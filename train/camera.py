@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from codec_wrappers.color import BT601, YCbCrFormat, from_unit, rgb_to_ycbcr, ycbcr_to_rgb
+from codec_wrappers.color import BT601, Plane, YCbCrFormat, from_unit, rgb_to_ycbcr, ycbcr_to_rgb
 from train.store import Pixels
 
 _FORMAT = YCbCrFormat(*BT601, full_range=True, bit_depth=8)
@@ -49,18 +49,19 @@ def _with_soft_chroma(image: Pixels, rng: np.random.Generator) -> Pixels:
     """
     height, width = image.shape[:2]
     border = ((_REACH, _REACH + height % 2), (_REACH, _REACH + width % 2))
-    shift = rng.uniform(0, 2, 2)  # of the first halved sample, from the corner of the border
-    down, up = (filters[int(rng.integers(len(filters)))] for filters in (_HALVING, _DOUBLING))
-    y, *chroma = rgb_to_ycbcr(image.astype(np.float32) / 255, _FORMAT)
-    soft = []
-    for plane in chroma:
+    across, down = width + width % 2 + 2 * _REACH - 2, height + height % 2 + 2 * _REACH - 2  # what is halved
+    left, top = rng.uniform(0, 2, 2).tolist()  # its corner, from that of the border
+    place = (_REACH - left) / 2, (_REACH - top) / 2  # of the picture in its halved chroma
+    halving, doubling = (filters[int(rng.integers(len(filters)))] for filters in (_HALVING, _DOUBLING))
+
+    def soft(plane: Plane) -> Plane:
         whole = Image.fromarray(np.pad(plane, border, mode="edge"))
-        left, top = (float(place) for place in shift)
-        sides = whole.width - 2, whole.height - 2
-        half = whole.resize((sides[0] // 2, sides[1] // 2), down, box=(left, top, left + sides[0], top + sides[1]))
-        left, top = (_REACH - left) / 2, (_REACH - top) / 2
-        soft.append(np.asarray(half.resize((width, height), up, box=(left, top, left + width / 2, top + height / 2))))
-    return from_unit(ycbcr_to_rgb(y, soft[0], soft[1], _FORMAT), 8)
+        half = whole.resize((across // 2, down // 2), halving, box=(left, top, left + across, top + down))
+        box = (*place, place[0] + width / 2, place[1] + height / 2)
+        return np.asarray(half.resize((width, height), doubling, box=box))
+
+    y, cb, cr = rgb_to_ycbcr(image.astype(np.float32) / 255, _FORMAT)
+    return from_unit(ycbcr_to_rgb(y, soft(cb), soft(cr), _FORMAT), 8)
 
 
 def _with_grain(image: Pixels, rng: np.random.Generator, deviation: float, size: float, colour: float) -> Pixels:

@@ -56,5 +56,5 @@ def _patches(sampler: CropSampler, batch: int, crop: int, unshuffle: int) -> tor
     x = sampler.batch(FIRST_STEP + batch, range(CROPS), crop).x
     columns = F.unfold(F.pixel_unshuffle(x, unshuffle), kernel_size=3)  # (N, 9 * planes, places)
     patches = columns.permute(0, 2, 1).flatten(0, 1)
-    some = torch.randperm(len(patches), generator=torch.Generator().manual_seed(batch))[: max(len(patches) // 7, 1)]
+    some = torch.randperm(len(patches), generator=torch.Generator().manual_seed(batch))[: len(patches) // 7]
     return patches[some.to(patches.device)].double()

@@ -1,4 +1,4 @@
-"""The pictures of docs/trainings.md and docs/networks.md: how training went, and where the networks help most and least.
+"""The pictures of docs/trainings.md and docs/networks.md: how training went, where the networks help most and least.
 
 python -m benchmarks.network_pictures curves RUN… -o docs/images/training.png
 python -m benchmarks.network_pictures crops MODEL -c bpg@37 --pictures KODAK -o docs/images/crops.png

@@ -42,6 +42,8 @@ class NetworkConfig:
         condition: Length of the condition vector.
         condition_hidden: Width of the condition's hidden layer.
         mean_bound: Largest local mean of a correction, of 255 (see :func:`bound_mean`); 0 sets no bound.
+        jpeg_place: Place in the condition that says that a picture is a JPEG, if JPEG's coarse means widen the bound
+            (see :func:`half_dc_step`); -1 leaves the bound the same for all codecs.
     """
 
     channels: int = 64
@@ -53,6 +55,7 @@ class NetworkConfig:
     condition: int = 11
     condition_hidden: int = 64
     mean_bound: float = 0.0
+    jpeg_place: int = -1
 
     def __post_init__(self) -> None:
         for name in ("channels", "blocks", "unshuffle", "reduction", "cell", "condition", "condition_hidden"):
@@ -62,6 +65,8 @@ class NetworkConfig:
             raise ValueError(f"attention must be one of {get_args(Attention)}, got {self.attention!r}")
         if not 0 <= self.mean_bound < float("inf"):
             raise ValueError(f"mean_bound must be 0 or a positive number, got {self.mean_bound!r}")
+        if not isinstance(self.jpeg_place, int) or not -1 <= self.jpeg_place < self.condition:
+            raise ValueError(f"jpeg_place must be -1 or a place in the condition, got {self.jpeg_place!r}")
 
     @property
     def multiple(self) -> int:
@@ -198,10 +203,30 @@ class RestorationNetwork(nn.Module):
         for index, block in enumerate(self.blocks):
             deep = block(deep, scales[:, index])
         residual = self.tail(shallow + self.fuse(deep)) * torch.exp(self.gain(condition)).view(-1, 1, 1, 1)
-        return bound_mean(F.pixel_shuffle(residual, config.unshuffle), config.mean_bound)
+        return bound_mean(F.pixel_shuffle(residual, config.unshuffle), self.mean_bound(condition))
+
+    def mean_bound(self, condition: Tensor) -> float | Tensor:
+        """The bound on the local mean of a correction, of 255, for ``condition``: one, or ``(N, 1, 1, 1)``."""
+        config = self.config
+        if not config.mean_bound or config.jpeg_place < 0:
+            return config.mean_bound
+        coarse = condition[:, config.jpeg_place] * half_dc_step(condition[:, -2])
+        return coarse.clamp(min=config.mean_bound).view(-1, 1, 1, 1)
 
 
-def bound_mean(correction: Tensor, bound: float) -> Tensor:
+def half_dc_step(severity: Tensor) -> Tensor:
+    """The most, of 255, by which JPEG's quantiser changes the mean of a block.
+
+    By libjpeg's scale of qualities: 16 is the step of the DC coefficient of luma, eight times a block's mean, at
+    quality 50 (ITU-T T.81, K.1).
+
+    Args:
+        severity: Of JPEG, as in :func:`enhancer.condition.condition_vector`: 0 for quality 100, 1 for quality 0.
+    """
+    return torch.where(severity < 0.5, 2 * severity, 0.5 / (1 - severity).clamp(min=0.01))
+
+
+def bound_mean(correction: Tensor, bound: float | Tensor) -> Tensor:
     """Takes off a correction what its local mean has beyond ``bound``.
 
     Codecs keep local means: where a network would change one by much, in plain and nearly black areas above
@@ -210,13 +235,13 @@ def bound_mean(correction: Tensor, bound: float) -> Tensor:
 
     Args:
         correction: ``(N, 3, H, W)`` for samples in [0, 1]; H and W are multiples of :data:`MEAN_CELL`.
-        bound: Of 255; 0 returns ``correction`` as it is.
+        bound: Of 255, one or ``(N, 1, 1, 1)``; the number 0 returns ``correction`` as it is.
     """
-    if not bound:
+    if isinstance(bound, int | float) and not bound:
         return correction
     cells = F.avg_pool2d(correction, MEAN_CELL)
     mean = F.avg_pool2d(cells, 2 * _MEAN_REACH + 1, stride=1, padding=_MEAN_REACH, count_include_pad=False)
-    excess = mean - mean.clamp(-bound / 255, bound / 255)
+    excess = mean - mean.clamp(-bound / 255, bound / 255)  # type: ignore[arg-type]  # both numbers or both tensors
     return correction - F.interpolate(excess, scale_factor=float(MEAN_CELL), mode="bilinear", align_corners=False)
 
 

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from codec_wrappers import get_codec
+from codec_wrappers.jpeg_tables import scaled_tables
 from enhancer.condition import CODECS, condition_size, condition_vector, stand_in, trust
 from enhancer.network import (
     NetworkConfig,
     RestorationNetwork,
     SpatialAttention,
     bound_mean,
+    half_dc_step,
     kmac_per_pixel,
     parameter_count,
 )
@@ -115,6 +117,27 @@ def test_the_bound_holds_where_the_mean_is_too_large_and_nowhere_else():
     assert (change[..., 1:] - change[..., :-1]).min() > -0.08 / 255
 
 
+@pytest.mark.parametrize("quality", [5, 10, 20, 35, 50, 75, 90, 100])
+def test_jpeg_may_be_off_by_half_a_step_of_its_dc_coefficient(quality):
+    severity = condition_vector(CODECS, "jpeg", quality)[-2]
+    step = scaled_tables(quality)[0][0]
+
+    assert float(half_dc_step(severity)) == pytest.approx(step / 16, abs=0.07)
+
+
+def test_only_jpegs_of_low_quality_have_a_wider_bound():
+    network = RestorationNetwork(replace(SMALL, mean_bound=0.25, jpeg_place=CODECS.index("jpeg")))
+    told = [("jpeg", 10), ("jpeg", 25), ("jpeg", 95), ("jpeg", None), ("bpg", 51), ("vvc", 63), (None, None)]
+    conditions = torch.stack([condition_vector(CODECS, codec, qp) for codec, qp in told])
+
+    bounds = network.mean_bound(conditions)
+
+    torch.testing.assert_close(bounds.flatten(), torch.tensor([5.0, 2.0, 0.25, 0.25, 0.25, 0.25, 0.25]))
+    correction = torch.full((len(told), 3, 16, 16), 9 / 255)
+    torch.testing.assert_close(bound_mean(correction, bounds), (bounds / 255).expand_as(correction))
+    assert RestorationNetwork(replace(SMALL, mean_bound=0.25)).mean_bound(conditions) == 0.25
+
+
 def test_a_bounded_network_needs_whole_squares():
     assert NetworkConfig(unshuffle=2, attention="none").multiple == 2
     assert NetworkConfig(unshuffle=2, attention="none", mean_bound=0.25).multiple == 8
@@ -162,7 +185,11 @@ def test_another_codec_stands_in_for_one_that_was_not_seen(codec, qp, expected):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("channels", 0), ("blocks", -1), ("cell", 1.5), ("attention", "all"), ("mean_bound", -1.0)]
+    ("key", "value"),
+    [
+        *(("channels", 0), ("blocks", -1), ("cell", 1.5), ("attention", "all"), ("mean_bound", -1.0)),
+        *(("jpeg_place", 11), ("jpeg_place", -2), ("jpeg_place", 0.5)),
+    ],
 )
 def test_impossible_sizes_are_refused_by_name(key, value):
     with pytest.raises(ValueError, match=key):

@@ -51,8 +51,20 @@ def test_the_bound_comes_with_the_context_that_it_needs(tmp_path, monkeypatch):
     shrink(str(source), tmp_path / "store", tmp_path / "out.safetensors", mean_bound=0.25)
 
     before, after = load_checkpoint(source), load_checkpoint(tmp_path / "out.safetensors")
-    assert after.config == replace(before.config, mean_bound=0.25)
+    assert after.config == replace(before.config, mean_bound=0.25, jpeg_place=before.codecs.index("jpeg"))
     assert int(after.metadata["halo"]) == measured_halo(after.network) > measured_halo(before.network)
+
+
+def test_without_pairs_the_bound_is_set_and_the_factors_stay(tmp_path):
+    source = write_random_checkpoint(tmp_path / "net.safetensors", std=0.04)
+
+    factors = shrink(str(source), None, tmp_path / "out.safetensors", mean_bound=0.5)
+
+    before, after = load_checkpoint(source), load_checkpoint(tmp_path / "out.safetensors")
+    assert factors == {}
+    assert after.config.mean_bound == 0.5
+    for name, tensor in before.network.state_dict().items():
+        torch.testing.assert_close(after.network.state_dict()[name], tensor, rtol=1e-3, atol=1e-6)  # float16
 
 
 def test_a_store_with_few_pairs_is_refused(tmp_path):

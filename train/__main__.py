@@ -228,7 +228,7 @@ def _add_quantize(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def _add_shrink(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("shrink", help="scale a checkpoint's correction as the validation part wants it")
     command.add_argument("checkpoint", help="name or path")
-    command.add_argument("-d", "--data", type=Path, required=True, help="pair store")
+    command.add_argument("-d", "--data", type=Path, help="pair store; without one, only the bound is set")
     command.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
     command.add_argument("--mean-bound", type=float, metavar="B", help="first bound its local mean, of 255")
     command.set_defaults(run=_shrink)
@@ -237,8 +237,11 @@ def _add_shrink(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _shrink(args: argparse.Namespace) -> None:
     from train.shrink import shrink
 
+    if args.data is None and args.mean_bound is None:
+        raise ValueError("say --data, --mean-bound, or both")
     factors = shrink(args.checkpoint, args.data, args.output, mean_bound=args.mean_bound)
-    print(f"{args.output}: {', '.join(f'{codec} {factor:.3f}' for codec, factor in sorted(factors.items()))}")
+    told = ", ".join(f"{codec} {factor:.3f}" for codec, factor in sorted(factors.items()))
+    print(f"{args.output}: {told or 'bounded'}")
 
 
 def _quantize(args: argparse.Namespace) -> None:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from enhancer.network import RestorationNetwork
 
+_MAY_DIFFER = ("blocks", "channels", "mean_bound", "jpeg_place")
+
 
 def copy_weights(source: RestorationNetwork, target: RestorationNetwork) -> None:
     """Copies ``source`` into a fresh ``target`` that may have more blocks and more channels.
@@ -24,7 +26,7 @@ def copy_weights(source: RestorationNetwork, target: RestorationNetwork) -> None
     old, new = source.config, target.config
     wider = new.channels > old.channels
     if (
-        replace(old, blocks=new.blocks, channels=new.channels, mean_bound=new.mean_bound) != new
+        replace(old, **{name: getattr(new, name) for name in _MAY_DIFFER}) != new
         or new.blocks < old.blocks
         or new.channels < old.channels
         or (wider and new.attention in ("spatial", "both"))

@@ -31,15 +31,17 @@ _ROUNDING = 1 / 12 / 255**2
 """Mean squared error that rounding to 8 bits adds."""
 
 
-def shrink(checkpoint: str, store_folder: Path, output: Path, *, mean_bound: float | None = None) -> dict[str, float]:
+def shrink(
+    checkpoint: str, store_folder: Path | None, output: Path, *, mean_bound: float | None = None
+) -> dict[str, float]:
     """Writes ``output``: the checkpoint with its correction of each codec scaled for the highest mean PSNR gain.
 
     Args:
         checkpoint: Name or path.
-        store_folder: Pair store, whose validation part is used.
+        store_folder: Pair store, whose validation part is used; None leaves all factors as they are.
         output: Checkpoint to write, weights in float16; may be the same file.
         mean_bound: Bound on the local mean of a correction that the checkpoint gets before, of 255 (see
-            :func:`enhancer.network.bound_mean`); None leaves it as it is.
+            :func:`enhancer.network.bound_mean`), wider for JPEG where that is coarser; None leaves it as it is.
 
     Returns:
         The factor of each codec that has enough validation pairs.
@@ -48,16 +50,10 @@ def shrink(checkpoint: str, store_folder: Path, output: Path, *, mean_bound: flo
         CheckpointError: If the checkpoint cannot be loaded.
         ValueError: If ``store_folder`` is no store, no codec has enough validation pairs, or the bound is negative.
     """
-    loaded, store = load_checkpoint(checkpoint), PairStore(store_folder)
+    loaded = load_checkpoint(checkpoint)
     if mean_bound is not None:
         loaded = _bounded(loaded, mean_bound)
-    moments = defaultdict(list)
-    for pair in store.split(validation=True):
-        if pair.codec in loaded.codecs and pair.codec not in loaded.unseen:
-            moments[pair.codec].append(_moments(loaded, store, pair))
-    factors = {codec: best_factor(np.array(of)) for codec, of in moments.items() if len(of) >= LEAST_PAIRS}
-    if not factors:
-        raise ValueError(f"{store_folder} has fewer than {LEAST_PAIRS} validation pairs of each codec")
+    factors = _factors(loaded, store_folder) if store_folder else {}
     with torch.no_grad():
         for codec, factor in factors.items():
             loaded.network.gain.weight[0, loaded.codecs.index(codec)] += math.log(factor)
@@ -68,9 +64,22 @@ def shrink(checkpoint: str, store_folder: Path, output: Path, *, mean_bound: flo
     return factors
 
 
+def _factors(checkpoint: Checkpoint, store_folder: Path) -> dict[str, float]:
+    store, moments = PairStore(store_folder), defaultdict(list)
+    for pair in store.split(validation=True):
+        if pair.codec in checkpoint.codecs and pair.codec not in checkpoint.unseen:
+            moments[pair.codec].append(_moments(checkpoint, store, pair))
+    factors = {codec: best_factor(np.array(of)) for codec, of in moments.items() if len(of) >= LEAST_PAIRS}
+    if not factors:
+        raise ValueError(f"{store_folder} has fewer than {LEAST_PAIRS} validation pairs of each codec")
+    return factors
+
+
 def _bounded(checkpoint: Checkpoint, mean_bound: float) -> Checkpoint:
     """The checkpoint with another bound on local means, which changes the context that a tile needs, too."""
-    network = RestorationNetwork(replace(checkpoint.config, mean_bound=mean_bound)).eval().requires_grad_(False)
+    jpeg_place = checkpoint.codecs.index("jpeg") if "jpeg" in checkpoint.codecs else -1
+    config = replace(checkpoint.config, mean_bound=mean_bound, jpeg_place=jpeg_place)
+    network = RestorationNetwork(config).eval().requires_grad_(False)
     network.load_state_dict(checkpoint.network.state_dict())
     metadata = {**checkpoint.metadata, "halo": str(measured_halo(network))}
     return replace(checkpoint, network=network, metadata=metadata)

@@ -46,7 +46,7 @@ def restore(network: RestorationNetwork, x: Tensor, condition: Tensor, *, half: 
         narrow.copy_(deep)
     deep.copy_(network.fuse(narrow)).add_(shallow)
     residual = network.tail(deep) * torch.exp(network.gain(condition)).view(-1, 1, 1, 1)
-    return x + bound_mean(F.pixel_shuffle(residual, config.unshuffle), config.mean_bound)
+    return x + bound_mean(F.pixel_shuffle(residual, config.unshuffle), network.mean_bound(condition))
 
 
 def _branch(block: AttentionBlock, x: Tensor, scale: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def shrink(
     loaded = load_checkpoint(checkpoint)
     if mean_bound is not None:
         loaded = _bounded(loaded, mean_bound)
-    factors = _factors(loaded, store_folder) if store_folder else {}
+    factors = _factors(loaded, store_folder) if store_folder is not None else {}
     with torch.no_grad():
         for codec, factor in factors.items():
             loaded.network.gain.weight[0, loaded.codecs.index(codec)] += math.log(factor)

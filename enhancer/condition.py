@@ -82,6 +82,11 @@ def condition_size(codecs: tuple[str, ...]) -> int:
     return len(codecs) + 4
 
 
+def jpeg_place(codecs: tuple[str, ...]) -> int:
+    """Place in the condition vector that says that a picture is a JPEG; -1 if that is none of ``codecs``."""
+    return codecs.index("jpeg") if "jpeg" in codecs else -1
+
+
 def condition_vector(codecs: tuple[str, ...], codec: str | None, qp: float | None, chroma: str | None = None) -> Tensor:
     """The condition of a picture that ``codec`` coded with ``qp`` in the format ``chroma``.
 

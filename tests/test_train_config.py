@@ -39,6 +39,7 @@ def test_paper_preset_is_the_paper_s():
         ("[network]\n[[phases]]\nsteps = 1\nloss = 'gan'", "phases.loss must be one of"),
         ("[network]\n[data]\nweights = {gif = 1}\n[[phases]]\nsteps = 1", "unknown codecs: gif"),
         ("[network]\ncell = 16\n[[phases]]\nsteps = 1\ncrop = 40", "crop 40 is no multiple of 16"),
+        ("[network]\njpeg_place = 1\n[[phases]]\nsteps = 1", "network.jpeg_place must be -1, or 2"),
         ("phases = []\n[network]", "phases: there must be one"),
         ("save_every = 0\n[network]\n[[phases]]\nsteps = 1", "save_every must be at least 1"),
         ("teacher_weight = 1.5\n[network]\n[[phases]]\nsteps = 1", "teacher_weight must be in 0..1, got 1.5"),

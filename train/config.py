@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from enhancer.condition import CODECS, condition_size
+from enhancer.condition import CODECS, condition_size, jpeg_place
 from enhancer.network import NetworkConfig
 
 T = TypeVar("T")
@@ -168,6 +168,8 @@ def check(config: TrainConfig) -> None:
     network = config.network
     if network.condition != condition_size(config.codecs):
         raise ValueError(f"network.condition must be {condition_size(config.codecs)} for {len(config.codecs)} codecs")
+    if network.jpeg_place not in (-1, place := jpeg_place(config.codecs)):
+        raise ValueError(f"network.jpeg_place must be -1, or {place} for these codecs")
     if not config.phases:
         raise ValueError("phases: there must be one at least")
     if not 0 <= config.teacher_weight <= 1:

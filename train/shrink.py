@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from enhancer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from enhancer.condition import jpeg_place
 from enhancer.halo import measured_halo
 from enhancer.network import RestorationNetwork
 from train.store import Pair, PairStore
@@ -77,8 +78,7 @@ def _factors(checkpoint: Checkpoint, store_folder: Path) -> dict[str, float]:
 
 def _bounded(checkpoint: Checkpoint, mean_bound: float) -> Checkpoint:
     """The checkpoint with another bound on local means, which changes the context that a tile needs, too."""
-    jpeg_place = checkpoint.codecs.index("jpeg") if "jpeg" in checkpoint.codecs else -1
-    config = replace(checkpoint.config, mean_bound=mean_bound, jpeg_place=jpeg_place)
+    config = replace(checkpoint.config, mean_bound=mean_bound, jpeg_place=jpeg_place(checkpoint.codecs))
     network = RestorationNetwork(config).eval().requires_grad_(False)
     network.load_state_dict(checkpoint.network.state_dict())
     metadata = {**checkpoint.metadata, "halo": str(measured_halo(network))}

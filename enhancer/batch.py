@@ -42,7 +42,7 @@ class BatchOptions:
     Attributes:
         codec: Codec of the inputs; None means what the file itself says, else unknown.
         qp: Its quality index; None likewise.
-        estimate: Whether codec and qp that are unknown are estimated from the picture.
+        estimate: Whether codec, qp and chroma format are estimated from the picture where nothing says them.
         format: Picture format; None is what the suffix of the output says, on standard output the input's
             if that is lossless, else PNG.
         existing: What is done about outputs that exist already.
@@ -67,7 +67,8 @@ class Outcome:
 
     ``elapsed_s`` is the time in the network, for a stream of ``frames`` all of the time; codec and qp
     are what the picture has been through (for a codec that the network has not seen, another may
-    stand in). ``estimated`` says which of them come from the picture alone, with ``confidence``;
+    stand in), chroma its format as far as known. ``estimated`` says whether codec and qp come from the
+    picture alone, with ``confidence``; the chroma format does wherever nothing else says it;
     ``pristine``: that it may never have been coded and was left as it is; ``untouched``: that it was
     for its high quality.
     """
@@ -78,6 +79,7 @@ class Outcome:
     error: str | None = None
     codec: str | None = None
     qp: float | None = None
+    chroma: str | None = None
     height: int | None = None
     width: int | None = None
     elapsed_s: float | None = None
@@ -98,6 +100,7 @@ class Outcome:
             self,
             codec=found.codec,
             qp=found.qp,
+            chroma=origin.chroma,
             estimated=origin.estimated,
             confidence=found.confidence if origin.estimated == "codec and qp" else None,
             pristine=found.pristine or None,
@@ -133,13 +136,17 @@ class _Origin:
         qp = options.qp if options.qp is not None else info.qp if info else None
         if checkpoint.says_little(codec, qp):
             codec = None
-        if not options.estimate or (codec and qp is not None):
-            estimate, found = Estimate(codec, qp, 1.0), False
-        else:
+        estimate = Estimate(codec, qp, 1.0)
+        estimated: Literal["codec and qp", "qp"] | None = None
+        if options.estimate and not (codec and qp is not None and chroma):
             estimate = estimate_condition(image, codec)
-            found = estimate.pristine or estimate.qp is not None
+            chroma = chroma or estimate.chroma
+            if codec and qp is not None:
+                estimate = replace(estimate, qp=qp)
+            elif estimate.pristine or estimate.qp is not None:
+                estimated = "qp" if codec else "codec and qp"
         _, share = checkpoint.condition(estimate.codec, estimate.qp, chroma)
-        return cls(estimate, None if not found else "qp" if codec else "codec and qp", chroma, share == 0)
+        return cls(estimate, estimated, chroma, share == 0)
 
     def enhance(self, image: Image, enhancer: Enhancer, progress: Progress | None = None) -> Image:
         """The restored picture; one that seems never to have been coded comes back as it is."""

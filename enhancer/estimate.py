@@ -1,4 +1,4 @@
-"""Codec and qp of a decoded picture, estimated from its pixels alone.
+"""Codec, qp and chroma format of a decoded picture, estimated from its pixels alone.
 
 Statistics of the picture (:func:`enhancer.traces.traces`) go through a few small networks of fully
 connected layers, whose answers are averaged. No torch is needed: an estimate takes some tens of
@@ -28,6 +28,9 @@ CODECS = ("bpg", "vvc", "jpeg", "webp")
 CLASSES = (*CODECS, PRISTINE)
 """What a picture can be judged to be: decoded from one of the codecs, or never coded."""
 
+OUTPUTS = len(CLASSES) + len(CODECS) + 1
+"""Of the networks: a score for each class, a severity for each codec, and the log odds of subsampled chroma."""
+
 NAME = "estimate"
 """Of the weights in the manifest of the shipped checkpoints."""
 
@@ -43,6 +46,7 @@ PRISTINE_ENOUGH = 0.03
 _PLAIN = 0.6  # standard deviation of green below which a window shows nothing
 _CAUTION = 0.02  # taken off severities: one step of qp too low costs the networks next to nothing (some of the gain
 # where corrections fade), one too high 0.03 dB
+_SURE_OF_CHROMA = 0.8  # probability from which on a chroma format is named
 _GOOD_FIT = 0.2  # of JPEG's tables, from which on they say the quality better than the networks
 
 
@@ -56,12 +60,14 @@ class Estimate:
         confidence: Probability of this codec (or of being pristine) by the estimate's own account, 0..1.
         pristine: Whether the picture may never have been coded: it is best left as it is. A small
             probability is enough, for a network harms an original more than it helps a decoded picture.
+        chroma: Its chroma format: ``420``, ``444`` or, of a gray picture, ``400``; None if that is unknown.
     """
 
     codec: str | None
     qp: float | None
     confidence: float
     pristine: bool = False
+    chroma: str | None = None
 
     UNKNOWN: ClassVar[Estimate]
 
@@ -70,17 +76,17 @@ Estimate.UNKNOWN = Estimate(None, None, 0.0)
 
 
 def estimate_condition(image: npt.NDArray[Any], codec: str | None = None) -> Estimate:
-    """Estimates codec and qp of a decoded picture; the same picture always gives the same answer.
+    """Estimates codec, qp and chroma format of a decoded picture; the same picture always gives the same answer.
 
     Pictures may be crops that left the codec's grid. Those that were scaled, filtered or coded twice
     are judged by the last step that left traces, if at all.
 
     Args:
         image: ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``, uint8, uint16 or floating point in [0, 1].
-        codec: The codec, if it is known: then only the qp is estimated, with confidence 1.
+        codec: The codec, if it is known: then only qp and chroma format are estimated, with confidence 1.
 
     Returns:
-        The estimate; an unknown codec (or qp) if the picture is smaller than 48 pixels on a side or
+        The estimate; an unknown codec (or qp and chroma format) if the picture is smaller than 48 pixels on a side or
         shows nothing but plain colour, or ``codec`` is none that estimates are trained for.
 
     Raises:
@@ -89,11 +95,11 @@ def estimate_condition(image: npt.NDArray[Any], codec: str | None = None) -> Est
     """
     if codec is not None and codec not in CODECS:
         return Estimate(codec, None, 1.0)
-    statistics = [traces(window) for window in _windows(_colours(image)) if _shows_something(window)]
-    if not statistics:
+    windows = [window for window in _windows(_colours(image)) if _shows_something(window)]
+    if not windows:
         return Estimate.UNKNOWN if codec is None else Estimate(codec, None, 1.0)
-    table = np.stack(statistics)
-    logarithms, severities = _shipped_weights().run(table)
+    table = np.stack([traces(window) for window in windows])
+    logarithms, severities, subsampled = _shipped_weights().run(table)
     probabilities = np.exp(logarithms.mean(axis=0))
     probabilities /= probabilities.sum()
     pristine = round(float(probabilities[CLASSES.index(PRISTINE)]), 4)
@@ -101,7 +107,20 @@ def estimate_condition(image: npt.NDArray[Any], codec: str | None = None) -> Est
         return Estimate(None, None, pristine, pristine=True)
     best = int(probabilities[: len(CODECS)].argmax())
     name = codec or CODECS[best]
-    return Estimate(name, _qp(name, severities, table), 1.0 if codec else round(float(probabilities[best]), 4))
+    chroma = "400" if all(is_gray(window) for window in windows) else _chroma(float(subsampled.mean()))
+    confidence = 1.0 if codec else round(float(probabilities[best]), 4)
+    return Estimate(name, _qp(name, severities, table), confidence, chroma=chroma)
+
+
+def is_gray(image: npt.NDArray[Any]) -> bool:
+    """Whether the three colours of a picture ``(H, W, 3)`` are equal everywhere."""
+    return bool((image == image[..., :1]).all())
+
+
+def _chroma(score: float) -> str | None:
+    """The chroma format by the log odds that chroma was subsampled."""
+    limit = np.log(_SURE_OF_CHROMA / (1 - _SURE_OF_CHROMA))
+    return "420" if score >= limit else "444" if score <= -limit else None
 
 
 def _qp(codec: str, severities: Floats, table: Floats) -> float:
@@ -165,17 +184,17 @@ class Weights:
     scale: Floats
     layers: tuple[tuple[Floats, Floats], ...]
 
-    def run(self, statistics: Floats) -> tuple[Floats, Floats]:
-        """Log probability of each class and severity for each codec, per row of ``statistics``."""
+    def run(self, statistics: Floats) -> tuple[Floats, Floats, Floats]:
+        """Per row of ``statistics``: log probability of each class, severity for each codec, and log odds of 4:2:0."""
         x = np.clip((statistics - self.mean) * self.scale, -RANGE, RANGE)[None]
         for weight, bias in self.layers[:-1]:
             x = np.maximum(x @ weight + bias, 0)
         weight, bias = self.layers[-1]
-        y = x @ weight + bias  # (networks, rows, classes + codecs)
-        scores = y[..., : len(CLASSES)].mean(axis=0)
-        scores -= scores.max(axis=1, keepdims=True)
+        y = (x @ weight + bias).mean(axis=0)  # (rows, OUTPUTS)
+        scores = y[:, : len(CLASSES)]
+        scores = scores - scores.max(axis=1, keepdims=True)
         logarithms = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        return logarithms, y[..., len(CLASSES) :].mean(axis=0)
+        return logarithms, y[:, len(CLASSES) : -1], y[:, -1]
 
 
 def load_weights(data: bytes, origin: str) -> Weights:

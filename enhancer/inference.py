@@ -132,7 +132,7 @@ class Enhancer:
             qp: Its quality index, as :class:`codec_wrappers.CodingInfo` reports it; None means unknown. With a
                 codec that the network has not seen, an unknown qp means ``auto``. A picture of a codec's best
                 quality comes back as it is (:func:`enhancer.condition.trust`).
-            chroma: Its chroma format, as reported there; None means unknown.
+            chroma: Its chroma format, as reported there; None means unknown, with ``auto`` that it is estimated, too.
             progress: Called with the finished share, 0..1, after every tile.
 
         Raises:
@@ -153,7 +153,7 @@ class Enhancer:
         estimate = estimate_condition(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         if estimate.pristine:
             return x.clone()
-        return self._enhance_known(x, estimate.codec, estimate.qp, chroma, progress)
+        return self._enhance_known(x, estimate.codec, estimate.qp, chroma or estimate.chroma, progress)
 
     def _enhance_known(
         self, x: Tensor, codec: str | None, qp: float | None, chroma: str | None, progress: Progress | None

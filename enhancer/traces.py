@@ -5,6 +5,7 @@ No torch in here: a window of 512 x 512 pixels takes about 15 ms.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -35,7 +36,7 @@ LATTICE_TRACES = slice(0, len(_LATTICES))
 JPEG_TRACES = slice(len(_LATTICES), len(_LATTICES) + 3)
 """Where it holds how well JPEG's quantisation explains the picture, the severity of that, and on how much it rests."""
 
-TRACES = 171
+TRACES = 188
 """How many numbers :func:`traces` returns."""
 
 _LATTICE_SAMPLES = 20_000
@@ -44,6 +45,7 @@ _JPEG_QUALITIES = np.array([*range(2, 95, 2), *range(95, 99)])
 _JPEG_COEFFICIENTS = ((0, 1), (1, 0), (2, 0), (1, 1), (0, 2), (0, 3), (1, 2), (2, 1), (3, 0), (2, 2), (3, 1), (1, 3))
 # Their entries in table K.1 of Rec. ITU-T T.81.
 _JPEG_STEPS = np.array([11, 12, 14, 12, 10, 16, 14, 13, 14, 16, 17, 19])
+_ORDERS = 4  # of differences
 _HISTOGRAM_STEP, _HISTOGRAM_BINS = 0.25, 2048
 
 
@@ -57,7 +59,9 @@ def traces(window: Pixels) -> Floats:
     - steps at distances of 8, 16, 4 and 2 pixels, compared with those in between;
     - mean size and mean log size of the DCT coefficients of 8x8 blocks: of luma, of luma at half
       size, of chroma;
-    - percentiles of the detail in a block, in three bands of frequency.
+    - percentiles of the detail in a block, in three bands of frequency;
+    - what halving and interpolating chroma leaves: few fine differences, and others at odd than at
+      even samples; and where along the grid its steps lie.
     """
     height, width = window.shape[:2]
     planes = (window.reshape(-1, 3).astype(np.float32) @ _colour_matrix()).T.reshape(3, height, width)
@@ -75,6 +79,7 @@ def traces(window: Pixels) -> Floats:
             _band_traces(_dct(half), _radial_groups()),
             _band_traces(chroma, _radial_groups()),
             _percentile_traces(coefficients),
+            _chroma_traces(window, top, left),
         ],
         dtype=np.float32,
     )
@@ -221,3 +226,35 @@ def _percentile_traces(coefficients: Floats) -> Floats:
     detail = np.abs(coefficients) @ (bands / bands.sum(axis=0)).astype(np.float32)
     percentiles: Floats = np.percentile(np.log(detail + 0.05), (5, 15, 30, 50, 70, 85, 95), axis=0)
     return percentiles.ravel()
+
+
+def _chroma_traces(window: Pixels, top: int, left: int) -> Floats:
+    """How fine differences of chroma are, and how they change from sample to sample along the grid.
+
+    Differences of colours hold no luma, whatever matrix they came by.
+    """
+    colours = window.astype(np.float32)
+    green = colours[..., 1]
+    planes = (colours[..., 0] - green, colours[..., 2] - green)
+    chroma = np.mean([_axis_traces(each, start) for p in planes for each, start in ((p.T, top), (p, left))], axis=0)
+    luma = np.log(np.array([profile.mean() for profile in _profiles(green)]) + 0.05)
+    return np.concatenate([chroma, luma - chroma[_ORDERS : 2 * _ORDERS]]).astype(np.float32)
+
+
+def _axis_traces(plane: Floats, start: int) -> Floats:
+    """Along rows: periods of two samples and size of each order of differences, then the steps on a grid of 16."""
+    profiles = list(_profiles(plane))
+    even, odd = (np.array([profile[parity::2].mean() for profile in profiles]) + 0.05 for parity in (0, 1))
+    folded = np.roll(_folded(profiles[0]), 1 - start)  # step i lies between samples i and i + 1
+    at_lines = sorted((folded[0], folded[8]))
+    between = (folded[4::8].mean(), folded[2::4].mean(), folded[1::2].mean())
+    sizes = [np.log(profile.mean() + 0.05) for profile in profiles]
+    return np.concatenate([np.abs(np.log(even / odd)), sizes, at_lines, between]).astype(np.float32)
+
+
+def _profiles(plane: Floats) -> Iterator[Floats]:
+    """Mean size of the first to the last order of differences along the rows of a plane, by column."""
+    differences = plane
+    for _ in range(_ORDERS):
+        differences = np.diff(differences, axis=1)
+        yield np.minimum(np.abs(differences), 2 * _SATURATION).mean(axis=0)

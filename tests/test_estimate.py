@@ -11,7 +11,7 @@ from safetensors.numpy import save
 from codec_wrappers import get_codec
 from enhancer import checkpoint
 from enhancer.errors import CheckpointError
-from enhancer.estimate import CLASSES, CODECS, Estimate, _shipped_weights, estimate_condition, load_weights
+from enhancer.estimate import CLASSES, CODECS, OUTPUTS, Estimate, _shipped_weights, estimate_condition, load_weights
 from enhancer.traces import TRACES, traces
 
 
@@ -56,7 +56,17 @@ def test_depth_alpha_and_missing_colour_do_not_matter(jpeg_40, photograph):
     assert estimate_condition(np.dstack([jpeg_40, jpeg_40[..., 0]])) == expected
     codec = get_codec("jpeg")
     gray = estimate_condition(codec.decode(codec.encode(photograph[..., 1], 40)).image)
-    assert (gray.codec, abs(gray.qp - 40) <= 2) == ("jpeg", True)
+    assert (gray.codec, abs(gray.qp - 40) <= 2, gray.chroma) == ("jpeg", True, "400")
+
+
+@pytest.mark.parametrize("chroma", ["420", "444"])
+@pytest.mark.parametrize(("name", "qp"), [("jpeg", 15), ("jpeg", 90), ("bpg", 27), ("bpg", 42)])
+def test_the_chroma_format_is_found(name, qp, chroma, photograph):
+    codec = get_codec(name, chroma=chroma)
+
+    found = estimate_condition(codec.decode(codec.encode(photograph, qp)).image[3:, 5:])
+
+    assert (found.codec, found.chroma) == (name, chroma)
 
 
 def test_bpg_is_told_from_jpeg_and_its_qp_is_near(bpg_37):
@@ -66,8 +76,8 @@ def test_bpg_is_told_from_jpeg_and_its_qp_is_near(bpg_37):
     assert abs(found.qp - 37) <= 4
 
 
-def test_of_a_stated_codec_only_the_qp_is_estimated(bpg_37, jpeg_40):
-    assert estimate_condition(bpg_37, "bpg") == Estimate("bpg", estimate_condition(bpg_37).qp, 1.0)
+def test_of_a_stated_codec_qp_and_chroma_format_are_estimated(bpg_37, jpeg_40):
+    assert estimate_condition(bpg_37, "bpg") == Estimate("bpg", estimate_condition(bpg_37).qp, 1.0, chroma="420")
     assert abs(estimate_condition(jpeg_40, "jpeg").qp - 40) <= 2
     assert estimate_condition(bpg_37, "avif") == Estimate("avif", None, 1.0)  # none was seen in training
 
@@ -117,7 +127,7 @@ def test_traces_have_their_stated_number_and_are_finite_for_any_content(rng):
         assert np.isfinite(found).all()
 
 
-def tensors(outputs: int = len(CLASSES) + len(CODECS)) -> dict[str, np.ndarray]:
+def tensors(outputs: int = OUTPUTS) -> dict[str, np.ndarray]:
     sizes = (TRACES, 4, 4, outputs)
     layers = {"mean": np.zeros(TRACES, np.float32), "scale": np.ones(TRACES, np.float32)}
     for number in range(3):
@@ -127,10 +137,10 @@ def tensors(outputs: int = len(CLASSES) + len(CODECS)) -> dict[str, np.ndarray]:
 
 
 def test_probabilities_add_up_to_one():
-    logarithms, severities = load_weights(save(tensors()), "here").run(np.ones((3, TRACES), np.float32))
+    logarithms, severities, odds = load_weights(save(tensors()), "here").run(np.ones((3, TRACES), np.float32))
 
     np.testing.assert_allclose(np.exp(logarithms), 1 / len(CLASSES), rtol=1e-5)  # all outputs are alike
-    assert severities.shape == (3, len(CODECS))
+    assert (severities.shape, odds.shape) == ((3, len(CODECS)), (3,))
 
 
 def test_files_that_do_not_fit_are_refused():

@@ -15,6 +15,7 @@ from enhancer.cli.enhance import main
 from enhancer.estimate import CLASSES, CODECS, PRISTINE, Estimate, estimate_condition, load_weights
 from enhancer.inference import Enhancer
 from enhancer.traces import TRACES
+from train import estimate as training
 from train import evaluate as evaluation
 from train.estimate import EstimateSettings, Samples, collect, fit, report, train_estimate
 from train.store import PairStore, PairWriter
@@ -52,8 +53,13 @@ def as_pristine(*_):
 
 def test_auto_conditions_on_what_is_estimated(decoded, enhancer):
     found = estimate_condition(decoded)
-    expected = enhancer.enhance(decoded, codec="jpeg", qp=found.qp)
+    expected = enhancer.enhance(decoded, codec="jpeg", qp=found.qp, chroma="420")
 
+    assert found.chroma == "420"
+    assert np.array_equal(
+        enhancer.enhance(decoded, codec="auto", chroma="444"),
+        enhancer.enhance(decoded, codec="jpeg", qp=found.qp, chroma="444"),
+    )
     assert np.array_equal(enhancer.enhance(decoded, codec="auto"), expected)
     assert not np.array_equal(enhancer.enhance(decoded), expected)
 
@@ -91,8 +97,14 @@ def test_the_command_estimates_what_it_is_not_told(tmp_path, decoded, enhance, e
     assert 0.2 < bare["confidence"] <= 1
     assert (stated["qp"], stated["estimated"], stated.get("confidence")) == (bare["qp"], "qp", None)
     assert (told["qp"], told.get("estimated")) == (50, None)
-    assert unknown.keys().isdisjoint({"codec", "qp", "estimated"})
-    for name, condition in (("bare", {"codec": "jpeg", "qp": bare["qp"]}), ("unknown", {})):
+    assert bare["chroma"] == stated["chroma"] == told["chroma"] == "420"
+    assert unknown.keys().isdisjoint({"codec", "qp", "chroma", "estimated"})
+    conditions = {
+        "bare": {"codec": "jpeg", "qp": bare["qp"], "chroma": "420"},
+        "told": {"codec": "jpeg", "qp": 50, "chroma": "420"},
+        "unknown": {},
+    }
+    for name, condition in conditions.items():
         result = image_io.read_picture(tmp_path / f"{name}.png").image
         assert np.array_equal(result, enhancer.enhance(decoded, **condition))
 
@@ -166,25 +178,27 @@ def test_a_stream_is_estimated_by_its_first_frame_that_says_something(tmp_path, 
 
 
 def toy_samples(rng, count=1500) -> Samples:
-    """Classes and severities that two of the statistics give away."""
+    """Classes, severities and chroma formats that some of the statistics give away."""
     statistics = np.zeros((count, TRACES), np.float32)
     statistics[:, 20:41] = rng.normal(size=(count, 21))
     classes = rng.integers(0, len(CLASSES), count)
     statistics[:, 20 : 20 + len(CLASSES)] += 4 * np.eye(len(CLASSES), dtype=np.float32)[classes]
     severities = (0.5 + 0.2 * np.tanh(statistics[:, 40])).astype(np.float32)
-    severities[classes == CLASSES.index(PRISTINE)] = np.nan
-    return Samples(statistics, classes, severities)
+    subsampled = (statistics[:, 39] > 0).astype(np.float32)
+    severities[classes == CLASSES.index(PRISTINE)] = subsampled[classes == CLASSES.index(PRISTINE)] = np.nan
+    return Samples(statistics, classes, severities, subsampled)
 
 
-def test_training_learns_classes_and_severities(rng):
+def test_training_learns_classes_severities_and_chroma_formats(rng):
     from safetensors.numpy import save
 
     tensors = fit(toy_samples(rng), EstimateSettings(networks=2, epochs=25, batch=64))
 
     test = toy_samples(rng, 400)
-    logarithms, severities = load_weights(save(tensors), "here").run(test.traces)
+    logarithms, severities, odds = load_weights(save(tensors), "here").run(test.traces)
     assert (logarithms.argmax(axis=1) == test.classes).mean() > 0.9
     coded = test.classes < len(CODECS)
+    assert ((odds > 0) == test.subsampled)[coded].mean() > 0.9
     own = severities[coded, test.classes[coded]]
     spread = np.abs(test.severities[coded] - test.severities[coded].mean()).mean()
     assert np.abs(own - test.severities[coded]).mean() < 0.6 * spread
@@ -204,6 +218,8 @@ def test_the_report_counts_and_measures(rng):
     # It finds all classes alike, and what may be pristine counts as that.
     assert bpg[:6] == ["bpg", "0", "0", "0", "0", str((samples.classes == 0).sum())]
     assert float(bpg[6]) == pytest.approx(error, abs=0.01)
+    share = 1 - np.mean(samples.subsampled[samples.classes == 0])  # and that no chroma was subsampled
+    assert bpg[8] == f"{share:.1%}"
 
 
 @pytest.fixture
@@ -214,11 +230,12 @@ def small_store(tmp_path, photograph):
         for name, image in (("a", photograph[:170, :170]), ("b", photograph[100:270, 200:370])):
             writer.add_original(name, "set", f"{name}.png", image)
             for other in CODECS:
-                writer.add_pair(name, other, "", 30, 30.0, b"", codec.decode(codec.encode(image, 30)).image)
+                writer.add_pair(name, other, "", 30, 30.0, b"", codec.decode(codec.encode(image, 30)).image, "420")
     return tmp_path / "store"
 
 
-def test_collected_statistics_are_kept(small_store, tmp_path):
+def test_collected_statistics_are_kept(small_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_FINE", (("jpeg", "420", (98, 100), 1.0), ("jpeg", "444", (98, 100), 1.0)))
     store = PairStore(small_store)
 
     first = collect(store, validation=False, passes=range(2), cache=tmp_path / "cache")
@@ -234,7 +251,12 @@ def test_collected_statistics_are_kept(small_store, tmp_path):
     expected = {"bpg": 30 / 51, "vvc": 30 / 63, "webp": 0.7}
     for name, severity in expected.items():
         assert first.severities[first.classes == CLASSES.index(name)] == pytest.approx(severity)
-    assert np.isnan(first.severities[first.classes == CLASSES.index(PRISTINE)]).all()
+    pristine = first.classes == CLASSES.index(PRISTINE)
+    assert np.isnan(first.severities[pristine]).all()
+    assert np.isnan(first.subsampled[pristine]).all()
+    coloured = ~pristine & np.isfinite(first.subsampled)  # some crops are made gray
+    assert set(first.subsampled[coloured & (first.severities > 0.02)]) == {1}
+    assert set(first.subsampled[coloured & (first.severities <= 0.02)]) == {0, 1}
 
 
 def test_the_command_of_training_writes_weights_that_load(small_store, tmp_path):
@@ -258,7 +280,10 @@ def test_evaluation_can_tell_the_network_the_estimate(tmp_path, model, monkeypat
     left = list(evaluation.evaluate(model, tmp_path, "estimated"))
     monkeypatch.setattr(evaluation, "estimate_condition", lambda _: Estimate("bpg", 37.0, 1.0))
     as_bpg = list(evaluation.evaluate(model, tmp_path, "estimated"))
+    monkeypatch.setattr(evaluation, "estimate_condition", lambda _: Estimate("bpg", 37.0, 1.0, chroma="444"))
+    as_444 = list(evaluation.evaluate(model, tmp_path, "estimated"))
 
     known = list(evaluation.evaluate(model, tmp_path, "known"))
     assert [line for line in left if "| bpg |" in line] == ["| bpg | 35–39 | 1 | +0.000 | +0.000 |"]
     assert [line for line in as_bpg if "| bpg |" in line] == [line for line in known if "| bpg |" in line]
+    assert as_444 != as_bpg

@@ -1,32 +1,46 @@
-"""``python -m train estimate``: trains the estimate of codec and qp on the pairs of a store."""
+"""``python -m train estimate``: trains the estimate of codec, qp and chroma format on the pairs of a store."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from safetensors.numpy import save as save_tensors
 from torch import Tensor, nn
 
 from codec_wrappers import get_codec
+from codec_wrappers.color import BT601, YCbCrFormat, from_unit, rgb_to_ycbcr, ycbcr_to_rgb
 from enhancer.condition import QP_SCALES
-from enhancer.estimate import CLASSES, CODECS, PRISTINE, PRISTINE_ENOUGH, RANGE, load_weights
+from enhancer.estimate import CLASSES, CODECS, OUTPUTS, PRISTINE, PRISTINE_ENOUGH, RANGE, is_gray, load_weights
 from enhancer.files import write_atomically
 from enhancer.traces import LATTICE_TRACES, TRACES, traces
 from train.store import PairStore, Pixels
+
+_FORMAT = YCbCrFormat(*BT601, full_range=True, bit_depth=8)
 
 Floats = npt.NDArray[np.float32]
 
 _SIDES = (160, 512)  # of training crops
 _GRAY = 0.06  # share of training crops that lose their colour
-_FINE_JPEG = (61, 98)  # qualities that stores do not hold; without them they pass for something else
+# Codecs, chroma formats and qps of which stores hold too few, and the share of the originals that are coded so (BPG is
+# slow); without them such pictures pass for something else.
+_FINE = (
+    ("jpeg", "420", (61, 100), 1.0),
+    ("jpeg", "444", (61, 100), 1.0),
+    ("webp", "420", (85, 100), 1.0),
+    ("bpg", "420", (4, 19), 0.1),
+    ("bpg", "444", (4, 19), 0.1),
+)
+_OTHER_CHROMA = 0.15  # share of 4:2:0 training pictures whose chroma is interpolated again, as by another decoder
+_DOUBLING = (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 _PRISTINE_CROPS = 4  # of each original and pass, for there are many more decoded pictures
 
 _HIDDEN = (128, 64)
@@ -65,11 +79,13 @@ class Samples:
         traces: Statistics, ``(N, TRACES)``.
         classes: Index into ``CLASSES``.
         severities: 0..1 as in the condition vector; NaN for what has none.
+        subsampled: 1 for 4:2:0, 0 for 4:4:4, NaN for pristine and gray pictures.
     """
 
     traces: Floats
     classes: npt.NDArray[np.int64]
     severities: Floats
+    subsampled: Floats
 
 
 def collect(store: PairStore, *, validation: bool, passes: range, cache: Path) -> Samples:
@@ -88,39 +104,56 @@ def collect(store: PairStore, *, validation: bool, passes: range, cache: Path) -
             cache.mkdir(parents=True, exist_ok=True)
             table = [np.array(column) for column in zip(*rows, strict=True)]
             buffer = io.BytesIO()
-            np.savez(buffer, traces=table[0], classes=table[1], severities=table[2].astype(np.float32))
+            severities, subsampled = (column.astype(np.float32) for column in table[2:])
+            np.savez(buffer, traces=table[0], classes=table[1], severities=severities, subsampled=subsampled)
             write_atomically(file, buffer.getvalue())
         parts.append(np.load(file))
-    return Samples(*(np.concatenate([part[name] for part in parts]) for name in ("traces", "classes", "severities")))
+    return Samples(*(np.concatenate([part[field.name] for part in parts]) for field in fields(Samples)))
 
 
-def _rows(store: PairStore, rng: np.random.Generator, *, validation: bool) -> Iterator[tuple[Floats, int, float]]:
+_Row = tuple[Floats, int, float, float]
+
+
+def _rows(store: PairStore, rng: np.random.Generator, *, validation: bool) -> Iterator[_Row]:
     pairs = store.split(validation=validation)
     for pair in pairs:
         image = store.image(store.original(pair), pair.offset)
-        yield _row(image, pair.codec, pair.coded_qp, rng, whole=validation)
+        yield _row(image, pair.codec, pair.coded_qp, pair.chroma, rng, whole=validation)
     for key in dict.fromkeys(pair.original for pair in pairs):
         original = store.originals[key]
         image = store.image(original, original.offset)
         for _ in range(1 if validation else _PRISTINE_CROPS):
-            yield _row(image, PRISTINE, None, rng, whole=validation)
-        for chroma in ("420", "444"):
-            quality = int(rng.integers(_FINE_JPEG[0], _FINE_JPEG[1] + 1))
-            jpeg = get_codec("jpeg", chroma=chroma)
-            decoded = jpeg.decode(jpeg.encode(image, quality)).image
-            yield _row(decoded, "jpeg", quality, rng, whole=validation)
+            yield _row(image, PRISTINE, None, None, rng, whole=validation)
+        for name, chroma, (low, high), share in _FINE:
+            if rng.random() >= share:
+                continue
+            codec = get_codec(name) if name == "webp" else get_codec(name, chroma=chroma)
+            decoded = codec.decode(codec.encode(image, int(rng.integers(low, high + 1))))
+            yield _row(decoded.image, name, decoded.info.qp, chroma, rng, whole=validation)
 
 
 def _row(
-    image: Pixels, name: str, qp: float | None, rng: np.random.Generator, *, whole: bool
-) -> tuple[Floats, int, float]:
+    image: Pixels, name: str, qp: float | None, chroma: str | None, rng: np.random.Generator, *, whole: bool
+) -> _Row:
     if not whole:
+        if chroma == "420" and rng.random() < _OTHER_CHROMA:
+            image = _with_other_chroma(image, _DOUBLING[int(rng.integers(len(_DOUBLING)))])
         image = _augmented(image, rng)
     severity = np.nan
     if qp is not None:
         best, worst = QP_SCALES[name]
         severity = min(max((qp - best) / (worst - best), 0.0), 1.0)
-    return traces(np.ascontiguousarray(image)), CLASSES.index(name), severity
+    subsampled = np.nan if chroma is None or is_gray(image) else float(chroma == "420")
+    return traces(np.ascontiguousarray(image)), CLASSES.index(name), severity, subsampled
+
+
+def _with_other_chroma(image: Pixels, doubling: Image.Resampling) -> Pixels:
+    """A decoded 4:2:0 picture as from a decoder that doubles chroma by another filter; odd sides lose a sample."""
+    height, width = (side // 2 for side in image.shape[:2])
+    y, *chroma = rgb_to_ycbcr(image[: 2 * height, : 2 * width].astype(np.float32) / 255, _FORMAT)
+    halves = [Image.fromarray(plane).resize((width, height), Image.Resampling.BOX) for plane in chroma]
+    cb, cr = (np.asarray(half.resize((2 * width, 2 * height), doubling)) for half in halves)
+    return from_unit(ycbcr_to_rgb(y, cb, cr, _FORMAT), 8)
 
 
 def _augmented(image: Pixels, rng: np.random.Generator) -> Pixels:
@@ -158,7 +191,7 @@ class _Networks(nn.Module):
 
     def __init__(self, networks: int, generator: torch.Generator) -> None:
         super().__init__()
-        sizes = (TRACES, *_HIDDEN, len(CLASSES) + len(CODECS))
+        sizes = (TRACES, *_HIDDEN, OUTPUTS)
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for inputs, outputs in pairwise(sizes):
@@ -176,7 +209,7 @@ def fit(samples: Samples, settings: EstimateSettings) -> dict[str, Floats]:
     """The tensors that :func:`enhancer.estimate.load_weights` reads."""
     mean, scale = samples.traces.mean(axis=0), 1 / (samples.traces.std(axis=0) + 1e-3)
     statistics, classes = torch.from_numpy(samples.traces), torch.from_numpy(samples.classes)
-    severities = torch.from_numpy(samples.severities)
+    severities, subsampled = torch.from_numpy(samples.severities), torch.from_numpy(samples.subsampled)
     counts = torch.bincount(classes, minlength=len(CLASSES)).float()
     class_weights = len(classes) / counts.clamp(min=1) / len(CLASSES)  # no codec is likelier than another
     generator = torch.Generator().manual_seed(settings.seed)
@@ -192,7 +225,7 @@ def fit(samples: Samples, settings: EstimateSettings) -> dict[str, Floats]:
         x[..., LATTICE_TRACES] *= ~hidden.unsqueeze(-1)
         x = ((x - torch.from_numpy(mean)) * torch.from_numpy(scale)).clamp(-RANGE, RANGE)
         x = x + _NOISE * torch.randn(x.shape, generator=generator)
-        loss = _loss(networks(x), classes[chosen], severities[chosen], class_weights)
+        loss = _loss(networks(x), classes[chosen], severities[chosen], subsampled[chosen], class_weights)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
         optimizer.step()
@@ -203,25 +236,29 @@ def fit(samples: Samples, settings: EstimateSettings) -> dict[str, Floats]:
     return tensors
 
 
-def _loss(y: Tensor, classes: Tensor, severities: Tensor, class_weights: Tensor) -> Tensor:
-    """Cross-entropy over the classes plus the error of the severity at the true codec's output."""
-    scores, estimates = y[..., : len(CLASSES)], y[..., len(CLASSES) :]
+def _loss(y: Tensor, classes: Tensor, severities: Tensor, subsampled: Tensor, class_weights: Tensor) -> Tensor:
+    """Cross-entropy over the classes and over the chroma format, plus the error of the true codec's severity."""
+    scores, estimates, odds = y[..., : len(CLASSES)], y[..., len(CLASSES) : -1], y[..., -1]
     entropy = nn.functional.cross_entropy(scores.flatten(0, 1), classes.flatten(), class_weights)
     known = severities.isfinite()
     own = estimates[known].gather(-1, classes[known].unsqueeze(-1)).squeeze(-1)
     errors = nn.functional.smooth_l1_loss(own, severities[known], beta=0.02, reduction="none")
     # Told too high a severity, the network blurs what the codec kept; too low a one only leaves errors.
     errors = errors * torch.where(own > severities[known], _OVERESTIMATE, 1.0)
-    return entropy + _SEVERITY_WEIGHT * (errors * class_weights[classes[known]].sqrt()).mean()
+    severity_loss = (errors * class_weights[classes[known]].sqrt()).mean()
+    coloured = subsampled.isfinite()
+    chroma_loss = nn.functional.binary_cross_entropy_with_logits(odds[coloured], subsampled[coloured])
+    return entropy + _SEVERITY_WEIGHT * severity_loss + chroma_loss
 
 
 def report(weights: bytes, samples: Samples) -> Iterator[str]:
-    """Markdown: which class is taken for which, and the error of the severity in steps of qp."""
-    logarithms, severities = load_weights(weights, "the new weights").run(samples.traces)
+    """Markdown: which class is taken for which, the error of the severity in steps of qp, how often chroma is right."""
+    logarithms, severities, odds = load_weights(weights, "the new weights").run(samples.traces)
     pristine = CLASSES.index(PRISTINE)
     judged = np.where(np.exp(logarithms[:, pristine]) >= PRISTINE_ENOUGH, pristine, logarithms.argmax(axis=1))
-    yield "| is | " + " | ".join(f"judged {name}" for name in CLASSES) + " | mean qp error | 90 % below |"
-    yield "|---" * (len(CLASSES) + 3) + "|"
+    judgements = " | ".join(f"judged {name}" for name in CLASSES)
+    yield f"| is | {judgements} | mean qp error | 90 % below | chroma right |"
+    yield "|---" * (len(CLASSES) + 4) + "|"
     for number, name in enumerate(CLASSES):
         own = samples.classes == number
         shares = " | ".join(str(int((judged[own] == other).sum())) for other in range(len(CLASSES)))
@@ -229,5 +266,7 @@ def report(weights: bytes, samples: Samples) -> Iterator[str]:
         if name in CODECS:
             best, worst = QP_SCALES[name]
             off = abs(worst - best) * np.abs(severities[own, number] - samples.severities[own])
-            errors = f"{np.nanmean(off):.2f} | {np.nanquantile(off, 0.9):.2f}"
-        yield f"| {name} | {shares} | {errors or '|'} |"
+            coloured = own & np.isfinite(samples.subsampled)
+            right = np.mean((odds[coloured] > 0) == samples.subsampled[coloured])
+            errors = f"{np.nanmean(off):.2f} | {np.nanquantile(off, 0.9):.2f} | {right:.1%}"
+        yield f"| {name} | {shares} | {errors or '| |'} |"

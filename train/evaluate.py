@@ -27,8 +27,8 @@ def evaluate(checkpoint: str, store_folder: Path, told: Told) -> Iterator[str]:
     Args:
         checkpoint: Name or path.
         store_folder: Pair store.
-        told: Whether the network is told codec and qp, the codec alone, what they are estimated to be
-            from the whole decoded picture, or nothing.
+        told: Whether the network is told codec, qp and chroma format, the codec alone, what they are
+            estimated to be from the whole decoded picture, or nothing.
 
     Raises:
         CheckpointError: If the checkpoint cannot be loaded.
@@ -46,12 +46,11 @@ def evaluate(checkpoint: str, store_folder: Path, told: Told) -> Iterator[str]:
 
 def _gain(checkpoint: Checkpoint, store: PairStore, pair: Pair, told: Told) -> float:
     codec = None if told == "none" else pair.codec
-    qp = pair.coded_qp if told == "known" else None
+    qp, chroma = (pair.coded_qp, pair.chroma) if told == "known" else (None, None)
     if told == "estimated" or checkpoint.says_little(codec, qp):
         estimate = estimate_condition(store.image(store.original(pair), pair.offset))
         if estimate.pristine:
             return 0.0  # such a picture is left as it is
-        codec, qp = estimate.codec, estimate.qp
-    chroma = pair.chroma if told == "known" else None
+        codec, qp, chroma = estimate.codec, estimate.qp, estimate.chroma
     condition, strength = checkpoint.condition(codec, qp, chroma)
     return pair_gain(checkpoint.network, store, pair, condition, torch.device("cpu"), strength=strength)

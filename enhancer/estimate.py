@@ -46,6 +46,7 @@ PRISTINE_ENOUGH = 0.03
 _PLAIN = 0.6  # standard deviation of green below which a window shows nothing
 _CAUTION = 0.02  # taken off severities: one step of qp too low costs the networks next to nothing (some of the gain
 # where corrections fade), one too high 0.03 dB
+_ALWAYS_SUBSAMPLED = ("vvc", "webp")  # in training
 _SURE_OF_CHROMA = 0.8  # probability from which on a chroma format is named
 _GOOD_FIT = 0.2  # of JPEG's tables, from which on they say the quality better than the networks
 
@@ -107,7 +108,7 @@ def estimate_condition(image: npt.NDArray[Any], codec: str | None = None) -> Est
         return Estimate(None, None, pristine, pristine=True)
     best = int(probabilities[: len(CODECS)].argmax())
     name = codec or CODECS[best]
-    chroma = "400" if all(is_gray(window) for window in windows) else _chroma(float(subsampled.mean()))
+    chroma = _chroma(name, windows, float(subsampled.mean()))
     confidence = 1.0 if codec else round(float(probabilities[best]), 4)
     return Estimate(name, _qp(name, severities, table), confidence, chroma=chroma)
 
@@ -117,10 +118,15 @@ def is_gray(image: npt.NDArray[Any]) -> bool:
     return bool((image == image[..., :1]).all())
 
 
-def _chroma(score: float) -> str | None:
-    """The chroma format by the log odds that chroma was subsampled."""
+def _chroma(codec: str, windows: Sequence[Pixels], score: float) -> str | None:
+    """The chroma format by the log odds that chroma was subsampled, if the networks know this codec's pictures so."""
     limit = np.log(_SURE_OF_CHROMA / (1 - _SURE_OF_CHROMA))
-    return "420" if score >= limit else "444" if score <= -limit else None
+    gray = all(is_gray(window) for window in windows)
+    if score >= limit and not gray:
+        return "420"
+    if codec in _ALWAYS_SUBSAMPLED:
+        return None
+    return "400" if gray else "444" if score <= -limit else None
 
 
 def _qp(codec: str, severities: Floats, table: Floats) -> float:

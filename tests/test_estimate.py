@@ -91,6 +91,13 @@ def test_a_picture_that_was_scaled_down_is_pristine(photograph):
     assert (found.codec, found.qp, found.pristine) == (None, None, True)
 
 
+def test_no_chroma_format_is_claimed_that_the_networks_have_not_seen(jpeg_40, photograph):
+    assert estimate_condition(jpeg_40[..., 1], "jpeg").chroma == "400"
+    assert estimate_condition(jpeg_40[..., 1], "webp").chroma is None
+    assert estimate_condition(photograph[::2, ::2], "bpg").chroma == "444"
+    assert estimate_condition(photograph[::2, ::2], "vvc").chroma is None
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 3), (47, 300, 3), (200, 200, 3), (200, 200)], ids=str)
 def test_pictures_that_say_nothing_are_unknown(shape):
     image = np.full(shape, 128, np.uint8)

@@ -247,8 +247,8 @@ def _loss(y: Tensor, classes: Tensor, severities: Tensor, subsampled: Tensor, cl
     errors = errors * torch.where(own > severities[known], _OVERESTIMATE, 1.0)
     severity_loss = (errors * class_weights[classes[known]].sqrt()).mean()
     coloured = subsampled.isfinite()
-    chroma_loss = nn.functional.binary_cross_entropy_with_logits(odds[coloured], subsampled[coloured])
-    return entropy + _SEVERITY_WEIGHT * severity_loss + chroma_loss
+    chroma_loss = nn.functional.binary_cross_entropy_with_logits(odds[coloured], subsampled[coloured], reduction="sum")
+    return entropy + _SEVERITY_WEIGHT * severity_loss + chroma_loss / coloured.sum().clamp(min=1)
 
 
 def report(weights: bytes, samples: Samples) -> Iterator[str]:

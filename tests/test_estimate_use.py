@@ -13,6 +13,9 @@ from enhancer import batch, image_io, inference
 from enhancer.backends import create_backend
 from enhancer.cli.enhance import main
 from enhancer.estimate import CLASSES, CODECS, PRISTINE, Estimate, estimate_condition, load_weights
+from enhancer.evaluation.enhancement import Enhancement
+from enhancer.evaluation.pictures import load_originals
+from enhancer.evaluation.sources import parse_codec
 from enhancer.inference import Enhancer
 from enhancer.traces import TRACES
 from train import estimate as training
@@ -172,6 +175,20 @@ def test_a_stream_is_estimated_by_its_first_frame_that_says_something(tmp_path, 
 
     assert report["frames"] == 4  # a third estimate would have found no answer
     assert (report["codec"], report["qp"], report["confidence"]) == ("jpeg", 30, 0.8)
+
+
+def test_a_blind_evaluation_tells_the_network_what_is_estimated(tmp_path, decoded, model, monkeypatch):
+    image_io.write_picture(tmp_path / "a.png", image_io.Picture(decoded))
+    [original] = load_originals(tmp_path)
+    coded = parse_codec("jpeg").produce(original, decoded, 30, None)
+    told, blind = (Enhancement(model, backend="torch", device="cpu", blind=blind) for blind in (False, True))
+
+    monkeypatch.setattr(inference, "estimate_condition", lambda _: Estimate("jpeg", 30.0, 1.0, chroma="420"))
+    assert np.array_equal(blind.apply(coded)[0], told.apply(coded)[0])
+    monkeypatch.setattr(inference, "estimate_condition", lambda _: Estimate("bpg", 40.0, 1.0))
+    assert not np.array_equal(blind.apply(coded)[0], told.apply(coded)[0])
+    assert blind.label.endswith(" (blind)")
+    assert blind.identity() != told.identity()
 
 
 # Training

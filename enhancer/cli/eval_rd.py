@@ -93,7 +93,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODE",
         help="none, rotate or dihedral; repeatable, each model runs with each (default: none)",
     )
-    group.add_argument("--blind", action="store_true", help="do not tell the network codec and qp")
+    group.add_argument("--blind", action="store_true", help="let codec and qp be estimated from the pictures")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
     group.add_argument("--backend", default="auto", help="auto, torch, openvino or onnx (default: auto)")
 

@@ -23,7 +23,7 @@ class Enhancement:
         model: Name of a shipped checkpoint, or a path.
         ensemble: ``none``, ``rotate`` or ``dihedral``.
         strength: Share of the correction, 0..1.
-        blind: Do not tell the network codec and qp.
+        blind: Do not tell codec, qp and chroma format; they are estimated, as for a bare picture.
         device: As for the enhancer.
         backend: As for the enhancer.
         threads: Threads on the processor.
@@ -59,7 +59,7 @@ class Enhancement:
             "sha256": enhancer.checkpoint.sha256,
             "ensemble": self.ensemble,
             "strength": self.strength,
-            "blind": self.blind,
+            "blind": "estimated" if self.blind else False,
             "backend": enhancer.backend.name,
             "device": enhancer.backend.device.type,
         }
@@ -67,8 +67,12 @@ class Enhancement:
     def apply(self, coded: Coded) -> tuple[Image, float]:
         """The enhanced picture and the seconds it took."""
         enhancer = _enhancer(self)
-        info = None if self.blind else coded.info
+        info = coded.info
         known: dict[str, Any] = {"codec": coded.codec, "qp": info.qp, "chroma": info.chroma} if info else {}
+        if self.blind:
+            from enhancer.inference import AUTO
+
+            known = {"codec": AUTO}
         started = perf_counter()
         image = enhancer.enhance(coded.image, **known)
         return image, perf_counter() - started

@@ -40,7 +40,7 @@ WINDOW = 512
 RANGE = 4.0
 """Of normalised statistics; what lies further out is cut, for it was not seen in training."""
 
-PRISTINE_ENOUGH = 0.03
+PRISTINE_ENOUGH = 0.1
 """Probability of being pristine from which on a picture is left as it is; decoded ones have less."""
 
 _PLAIN = 0.6  # standard deviation of green below which a window shows nothing

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from codec_wrappers import get_codec
 from codec_wrappers.color import BT601, YCbCrFormat, from_unit, rgb_to_ycbcr, ycbcr_to_rgb
-from enhancer.condition import QP_SCALES
+from enhancer.condition import QP_SCALES, stand_in
 from enhancer.estimate import CLASSES, CODECS, OUTPUTS, PRISTINE, PRISTINE_ENOUGH, RANGE, is_gray, load_weights
 from enhancer.files import write_atomically
 from enhancer.traces import LATTICE_TRACES, TRACES, traces
@@ -38,6 +38,7 @@ _FINE = (
     ("webp", "420", (85, 100), 1.0),
     ("bpg", "420", (4, 19), 0.1),
     ("bpg", "444", (4, 19), 0.1),
+    ("jpeg2000", "444", (250, 500), 0.3),  # counts as the codec that stands in for it
 )
 _OTHER_CHROMA = 0.15  # share of 4:2:0 training pictures whose chroma is interpolated again, as by another decoder
 _DOUBLING = (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
@@ -127,9 +128,11 @@ def _rows(store: PairStore, rng: np.random.Generator, *, validation: bool) -> It
         for name, chroma, (low, high), share in _FINE:
             if rng.random() >= share:
                 continue
-            codec = get_codec(name) if name == "webp" else get_codec(name, chroma=chroma)
-            decoded = codec.decode(codec.encode(image, int(rng.integers(low, high + 1))))
-            yield _row(decoded.image, name, decoded.info.qp, chroma, rng, whole=validation)
+            codec = get_codec(name, chroma=chroma) if name in ("jpeg", "bpg") else get_codec(name)
+            qp = int(rng.integers(low, high + 1))
+            decoded = codec.decode(codec.encode(image, qp))
+            known = (name, decoded.info.qp) if name in CODECS else stand_in(name, qp)
+            yield _row(decoded.image, *known, chroma, rng, whole=validation)
 
 
 def _row(

@@ -131,8 +131,8 @@ def _rows(store: PairStore, rng: np.random.Generator, *, validation: bool) -> It
             codec = get_codec(name, chroma=chroma) if name in ("jpeg", "bpg") else get_codec(name)
             qp = int(rng.integers(low, high + 1))
             decoded = codec.decode(codec.encode(image, qp))
-            known = (name, decoded.info.qp) if name in CODECS else stand_in(name, qp)
-            yield _row(decoded.image, *known, chroma, rng, whole=validation)
+            counts_as, coded_qp = (name, decoded.info.qp) if name in CODECS else stand_in(name, qp)
+            yield _row(decoded.image, counts_as or name, coded_qp, chroma, rng, whole=validation)
 
 
 def _row(

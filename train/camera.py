@@ -7,6 +7,8 @@ takes the grain that a codec left for an error, and sharpens chroma that never w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image
 
@@ -60,8 +62,13 @@ def _with_soft_chroma(image: Pixels, rng: np.random.Generator) -> Pixels:
         box = (*place, place[0] + width / 2, place[1] + height / 2)
         return np.asarray(half.resize((width, height), doubling, box=box))
 
+    return with_chroma(image, soft)
+
+
+def with_chroma(image: Pixels, change: Callable[[Plane], Plane]) -> Pixels:
+    """``image``, ``(H, W, 3)`` uint8, with ``change`` applied to its Cb and Cr (BT.601, full range)."""
     y, cb, cr = rgb_to_ycbcr(image.astype(np.float32) / 255, _FORMAT)
-    return from_unit(ycbcr_to_rgb(y, soft(cb), soft(cr), _FORMAT), 8)
+    return from_unit(ycbcr_to_rgb(y, change(cb), change(cr), _FORMAT), 8)
 
 
 def _with_grain(image: Pixels, rng: np.random.Generator, deviation: float, size: float, colour: float) -> Pixels:

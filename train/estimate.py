@@ -17,14 +17,13 @@ from safetensors.numpy import save as save_tensors
 from torch import Tensor, nn
 
 from codec_wrappers import get_codec
-from codec_wrappers.color import BT601, YCbCrFormat, from_unit, rgb_to_ycbcr, ycbcr_to_rgb
+from codec_wrappers.color import Plane
 from enhancer.condition import QP_SCALES, stand_in
 from enhancer.estimate import CLASSES, CODECS, OUTPUTS, PRISTINE, PRISTINE_ENOUGH, RANGE, is_gray, load_weights
 from enhancer.files import write_atomically
 from enhancer.traces import LATTICE_TRACES, TRACES, traces
+from train.camera import with_chroma
 from train.store import PairStore, Pixels
-
-_FORMAT = YCbCrFormat(*BT601, full_range=True, bit_depth=8)
 
 Floats = npt.NDArray[np.float32]
 
@@ -153,10 +152,12 @@ def _row(
 def _with_other_chroma(image: Pixels, doubling: Image.Resampling) -> Pixels:
     """A decoded 4:2:0 picture as from a decoder that doubles chroma by another filter; odd sides lose a sample."""
     height, width = (side // 2 for side in image.shape[:2])
-    y, *chroma = rgb_to_ycbcr(image[: 2 * height, : 2 * width].astype(np.float32) / 255, _FORMAT)
-    halves = [Image.fromarray(plane).resize((width, height), Image.Resampling.BOX) for plane in chroma]
-    cb, cr = (np.asarray(half.resize((2 * width, 2 * height), doubling)) for half in halves)
-    return from_unit(ycbcr_to_rgb(y, cb, cr, _FORMAT), 8)
+
+    def doubled(plane: Plane) -> Plane:
+        half = Image.fromarray(plane).resize((width, height), Image.Resampling.BOX)
+        return np.asarray(half.resize((2 * width, 2 * height), doubling))
+
+    return with_chroma(image[: 2 * height, : 2 * width], doubled)
 
 
 def _augmented(image: Pixels, rng: np.random.Generator) -> Pixels:

@@ -67,12 +67,13 @@ class Enhancement:
     def apply(self, coded: Coded) -> tuple[Image, float]:
         """The enhanced picture and the seconds it took."""
         enhancer = _enhancer(self)
-        info = coded.info
-        known: dict[str, Any] = {"codec": coded.codec, "qp": info.qp, "chroma": info.chroma} if info else {}
+        known: dict[str, Any] = {}
         if self.blind:
             from enhancer.inference import AUTO
 
             known = {"codec": AUTO}
+        elif info := coded.info:
+            known = {"codec": coded.codec, "qp": info.qp, "chroma": info.chroma}
         started = perf_counter()
         image = enhancer.enhance(coded.image, **known)
         return image, perf_counter() - started

@@ -184,11 +184,13 @@ class Weights:
         mean: Of the statistics.
         scale: 1 / standard deviation.
         layers: Weights ``(networks, inputs, outputs)`` and biases ``(networks, 1, outputs)`` of each layer.
+        sha256: Of the file.
     """
 
     mean: Floats
     scale: Floats
     layers: tuple[tuple[Floats, Floats], ...]
+    sha256: str
 
     def run(self, statistics: Floats) -> tuple[Floats, Floats, Floats]:
         """Per row of ``statistics``: log probability of each class, severity for each codec, and log odds of 4:2:0."""
@@ -212,12 +214,21 @@ def load_weights(data: bytes, origin: str) -> Weights:
     try:
         tensors = load_tensors(data)
         layers = tuple((tensors[f"{i}.weight"], tensors[f"{i}.bias"]) for i in range(3))
-        weights = Weights(tensors["mean"], tensors["scale"], layers)
+        weights = Weights(tensors["mean"], tensors["scale"], layers, hashlib.sha256(data).hexdigest())
         if weights.run(np.zeros((1, TRACES), np.float32))[1].shape != (1, len(CODECS)):
             raise ValueError("another number of outputs")
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{origin} holds no weights of the estimate of codec and qp") from error
     return weights
+
+
+def shipped_sha256() -> str:
+    """SHA-256 of the shipped weights, which decide every estimate.
+
+    Raises:
+        CheckpointError: If they are missing or damaged.
+    """
+    return _shipped_weights().sha256
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from codec_wrappers import Image
+from enhancer.estimate import shipped_sha256
 
 if TYPE_CHECKING:
     from enhancer.evaluation.sources import Coded
@@ -59,7 +60,7 @@ class Enhancement:
             "sha256": enhancer.checkpoint.sha256,
             "ensemble": self.ensemble,
             "strength": self.strength,
-            "blind": "estimated" if self.blind else False,
+            "blind": shipped_sha256() if self.blind else False,
             "backend": enhancer.backend.name,
             "device": enhancer.backend.device.type,
         }

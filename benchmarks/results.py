@@ -55,7 +55,7 @@ OTHER_CODECS = (
 """Measured without networks, for orientation."""
 OTHERS_NOTE = """\
 Not measured here, and on other pictures: the gain (dB) on DIV2K's validation part in PowerQE's benchmark
-(`docs/benchmark_results/div2k_psnr.csv`, commit 9716cd7)."""
+(PowerQE's `docs/benchmark_results/div2k_psnr.csv`, commit 9716cd7)."""
 # The other 19 of LIVE1's 29 originals are Kodak's scenes.
 LIVE1_ALONE = (
     *("building2", "carnivaldolls", "cemetry", "churchandcapitol", "coinsinfountain"),

@@ -2,7 +2,7 @@
 
 Statistics of the picture (:func:`enhancer.traces.traces`) go through a few small networks of fully
 connected layers, whose answers are averaged. No torch is needed: an estimate takes some tens of
-milliseconds, whatever the size of the picture.
+milliseconds a window, of which even the largest picture has four.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RANGE = 4.0
 """Of normalised statistics; what lies further out is cut, for it was not seen in training."""
 
 PRISTINE_ENOUGH = 0.1
-"""Probability of being pristine from which on a picture is left as it is; decoded ones have less."""
+"""Probability of being pristine from which on a picture is left as it is; hardly any decoded one has it."""
 
 _PLAIN = 0.6  # standard deviation of green below which a window shows nothing
 _CAUTION = 0.02  # taken off severities: one step of qp too low costs the networks next to nothing (some of the gain

@@ -96,7 +96,7 @@ class Enhancer:
             ensemble: ``none``, ``rotate`` or ``dihedral``.
             strength: 0..1.
             threads: Threads on the processor.
-            precision: ``auto``, ``float32`` or ``bfloat16``.
+            precision: ``auto``, ``float32``, ``bfloat16`` or ``int8``.
 
         Raises:
             CheckpointError: If the checkpoint cannot be loaded.

@@ -269,10 +269,11 @@ def _search(meter: _Meter, target: float, max_encodes: int, tolerance: float) ->
     above = sizes.get(index + 1, math.inf)
     if sizes[index] <= target / math.exp(_FINE_REACH) and above / target < target / sizes[index]:
         index += 1  # far below, and a little above: come down from there
-    _search_fine(meter, index, target, max_encodes, tolerance)
+    last = index + 1 == len(meter.qps)
+    _search_fine(meter, index, target, max_encodes, tolerance, to_end=last)
     unused = 1 - meter.sizes[meter.closest(target)] / target
     at_end = _Setting(index, meter.dearest.fine) in meter.sizes and unused > tolerance
-    if index + 1 < len(meter.qps) and (at_end or unused > max(tolerance, _UNLUCKY)):
+    if not last and (at_end or unused > max(tolerance, _UNLUCKY)):
         _search_fine(meter, index + 1, target, max_encodes, tolerance)
 
 
@@ -297,8 +298,13 @@ def _search_index(meter: _Meter, target: float, max_encodes: int) -> int:
     )
 
 
-def _search_fine(meter: _Meter, index: int, target: float, max_encodes: int, tolerance: float) -> None:
-    """Turns the fine knob at one qp until a size is just below ``target``."""
+def _search_fine(
+    meter: _Meter, index: int, target: float, max_encodes: int, tolerance: float, *, to_end: bool = True
+) -> None:
+    """Turns the fine knob at one qp until a size is just below ``target``.
+
+    Without ``to_end``, no encode is spent on the knob's end when the target is seen to lie beyond it.
+    """
     if meter.knob is None:
         return
     cheapest, dearest = -math.log(meter.knob.high), -math.log(meter.knob.low)
@@ -316,6 +322,8 @@ def _search_fine(meter: _Meter, index: int, target: float, max_encodes: int, tol
             far = low is None or limit - low.log_size > 2 * _CAUTION
             caution = _CAUTION if far and meter.count >= max_encodes - 1 else 0.0
             proposal = propose(points, (limit + enough) / 2 - caution, limit, _FINE_SLOPE)
+            if not to_end and len(points) > 1 and proposal > dearest + _FINEST_STEP:
+                return
             setting = _Setting(index, round(math.exp(-min(max(proposal, cheapest), dearest)), 4))
         if setting in meter.sizes:
             return

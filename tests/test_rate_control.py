@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from synthetic_codec import CurveCodec, KnoblessCodec, RisingCodec, TinyJpegCodec, flat, textured
 
@@ -42,6 +42,8 @@ def target_between(sizes, share):
 
 
 @given(curve=curves, share=shares)
+# A knob of little effect, not quite enough to raise the first qp found to the target.
+@example(curve={"floor_bytes": 100, "slope": 0.078125, "fine_slope": 0.25, "seed": 0}, share=0.59375)
 def test_smooth_curve_with_a_fine_knob_is_met_within_one_percent_in_nine_encodes(curve, share):
     codec = CurveCodec(**curve)
     target = target_between(sizes_by_rate(codec), share)

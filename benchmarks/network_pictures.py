@@ -64,8 +64,7 @@ def places(model: str, codec_spec: str, folder: Path, cache: EncodeCache) -> lis
     for original in load_originals(folder):
         image = load_image(original.path)
         decoded = source.codec.decode(cache.encode(source.codec, image, qp))
-        info = decoded.info
-        enhanced = enhancer.enhance(decoded.image, codec=info.codec, qp=info.qp, chroma=info.chroma)
+        enhanced = enhancer.enhance_decoded(decoded)
         before, after = (_square_errors(image, picture) for picture in (decoded.image, enhanced))
         for row, column in np.ndindex(before.shape):
             square = np.s_[row * CROP : (row + 1) * CROP, column * CROP : (column + 1) * CROP]

@@ -197,7 +197,7 @@ def int8_losses(checkpoint: Checkpoint, int8: Backend, pictures: Iterable[Path],
         for qp in qps:
             decoded = codec.decode(codec.encode(original, qp))
             full, less = (
-                psnr(enhancer.enhance(decoded.image, codec="bpg", qp=decoded.info.qp), original, data_range=255)
+                psnr(enhancer.enhance_decoded(decoded), original, data_range=255)
                 for enhancer in (exact, rounded)
             )
             of_picture.append(full - less)

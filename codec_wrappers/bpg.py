@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal, Self, get_args
 
 import numpy as np
@@ -156,11 +158,14 @@ class BpgCodec:
         depth = self.output_depth
         if depth == "auto":
             depth = 8 if header.bit_depth == 8 else 16
+        info = CodingInfo("bpg", qp, header.chroma, header.bit_depth)
         if self.backend == "libbpg":
             image = run_bpgdec(bitstream, header, output_depth=depth, timeout_s=self.timeout_s)
-        else:
-            image = _decode_file(file, depth)
-        return Decoded(image, CodingInfo("bpg", qp, header.chroma, header.bit_depth), header.metadata)
+            return Decoded(image, info, header.metadata)
+        color = _decode_planes(file.color, header)
+        extra = None if file.alpha is None else _decode_planes(file.alpha, _alpha_header(header))
+        unrounded = partial(_to_image, color, extra, header, 16, fine_chroma=True) if depth == 8 else None
+        return Decoded(_to_image(color, extra, header, depth), info, header.metadata, unrounded)
 
     def _header(self, image: Image, metadata: Metadata) -> BpgHeader:
         gray, alpha = image.ndim == 2, image.ndim == 3 and image.shape[2] == 4
@@ -207,16 +212,21 @@ def _decode_planes(picture: HevcPicture, header: BpgHeader) -> list[Plane]:
     return decode_intra(picture, header.chroma, header.bit_depth, (header.height, header.width))
 
 
-def _decode_file(file: BpgFile, depth: int) -> Image:
-    header = file.header
-    image = planes_to_image(_decode_planes(file.color, header), _samples(header), depth)
-    if file.alpha is None:
+def _to_image(
+    color: Sequence[Plane],
+    extra: Sequence[Plane] | None,
+    header: BpgHeader,
+    depth: int,
+    *,
+    fine_chroma: bool = False,
+) -> Image:
+    """Picture of the planes of colour and of the one of alpha or white, if there is one."""
+    image = planes_to_image(color, _samples(header), depth, fine_chroma=fine_chroma)
+    if extra is None:
         return image
-    extra_header = _alpha_header(header)
-    extra = _decode_planes(file.alpha, extra_header)
     if header.extra_plane_is_w:
         return multiply_white(image, extra[0], header.bit_depth)
-    alpha = planes_to_image(extra, _samples(extra_header), depth)
+    alpha = planes_to_image(extra, _samples(_alpha_header(header)), depth)
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
     if header.premultiplied:

@@ -22,6 +22,7 @@ _Ints: TypeAlias = npt.NDArray[np.int64]
 _WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 """Weights of red and blue in luma."""
 _STRIP = 64  # rows; even
+_FINE_BITS = 5  # below a chroma sample's last bit, of the filters' six and more
 
 _UP_CENTER = (-1, 4, -10, 57, 18, -6, 2)  # odd samples; mirrored for even ones
 _UP_LEFT = (-1, 4, -11, 40, 40, -11, 4, -1)  # odd samples; even ones are the chroma samples themselves
@@ -70,11 +71,23 @@ def image_to_planes(image: Image, samples: SampleFormat) -> list[Plane]:
     return planes
 
 
-def planes_to_image(planes: Sequence[Plane], samples: SampleFormat, output_depth: int) -> Image:
-    """Inverse of :func:`image_to_planes`; ``output_depth`` is 8 (uint8) or 16 (uint16)."""
+def planes_to_image(
+    planes: Sequence[Plane], samples: SampleFormat, output_depth: int, *, fine_chroma: bool = False
+) -> Image:
+    """Inverse of :func:`image_to_planes`.
+
+    Args:
+        planes: As they were decoded.
+        samples: What they hold.
+        output_depth: 8 (uint8) or 16 (uint16).
+        fine_chroma: Keep the fraction of interpolated chroma, which libbpg rounds to the planes' bit depth.
+    """
     height, width = planes[0].shape
-    chroma, left_sited, bit_depth = samples.chroma, samples.left_sited, samples.bit_depth
+    bit_depth = samples.bit_depth
     matrix, offset, shift = _backward(output_depth, samples)
+    fraction = _FINE_BITS if fine_chroma else 0
+    offset, shift = offset << fraction, shift + fraction
+    chroma = samples.chroma
     if chroma == "400":
         matrix = matrix[:1, :1]
     shape = (height, width) if chroma == "400" else (height, width, 3)
@@ -82,8 +95,8 @@ def planes_to_image(planes: Sequence[Plane], samples: SampleFormat, output_depth
     center = 0 if samples.color_space == "rgb" else 1 << (bit_depth - 1)
     for top in range(0, height, _STRIP):
         bottom = min(top + _STRIP, height)
-        parts = [planes[0][top:bottom].astype(np.int64)]
-        parts += [_grow(plane, chroma, left_sited, bit_depth, top, bottom, width) - center for plane in planes[1:]]
+        parts = [planes[0][top:bottom].astype(np.int64) << fraction]
+        parts += [_grow(plane, samples, fraction, top, bottom, width) - (center << fraction) for plane in planes[1:]]
         strip = image[top:bottom].reshape(bottom - top, width, len(parts))
         for channel, weights in enumerate(matrix):
             total = sum(part * weight for part, weight in zip(parts, weights, strict=True) if weight)
@@ -225,12 +238,14 @@ def _shrink(plane: Plane, vertical: bool, left_sited: bool, bit_depth: int) -> P
     return out
 
 
-def _grow(plane: Plane, chroma: Chroma, left_sited: bool, bit_depth: int, top: int, bottom: int, width: int) -> _Ints:
-    """Rows ``top`` (even) to ``bottom - 1`` of a chroma plane at full resolution."""
+def _grow(plane: Plane, samples: SampleFormat, fraction: int, top: int, bottom: int, width: int) -> _Ints:
+    """Rows ``top`` (even) to ``bottom - 1`` of a chroma plane at full resolution, ``fraction`` bits of it fractions."""
+    chroma, left_sited, bit_depth = samples.chroma, samples.left_sited, samples.bit_depth
     if chroma == "444":
-        return plane[top:bottom].astype(np.int64)
+        return plane[top:bottom].astype(np.int64) << fraction
+    peak = ((1 << bit_depth) - 1) << fraction
     if chroma == "422":
-        return _clip(_widen(plane[top:bottom].astype(np.int64), width, left_sited, 6), bit_depth)
+        return np.clip(_widen(plane[top:bottom].astype(np.int64), width, left_sited, 6 - fraction), 0, peak)
     first, count = top // 2, (bottom - top + 1) // 2
     source = _rows(plane, first - 3, first + count + 3).T
     tall = np.empty((2 * count, plane.shape[1]), np.int64)
@@ -238,7 +253,7 @@ def _grow(plane: Plane, chroma: Chroma, left_sited: bool, bit_depth: int, top: i
     tall[1::2] = _filter(source, _UP_CENTER, 0, count).T
     bits = bit_depth - 8
     tall = (tall + ((1 << bits) >> 1)) >> bits
-    return _clip(_widen(tall[: bottom - top], width, left_sited, 20 - bit_depth), bit_depth)
+    return np.clip(_widen(tall[: bottom - top], width, left_sited, 20 - bit_depth - fraction), 0, peak)
 
 
 def _widen(x: _Ints, width: int, left_sited: bool, shift: int) -> _Ints:

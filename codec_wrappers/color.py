@@ -25,10 +25,10 @@ ChromaFilter: TypeAlias = Literal["ls-lanczos3", "ls-bicubic", "lanczos3", "bicu
 the half-resolution plane whose up-sampled version is nearest to the original; ``K``: low-pass
 filtering with the kernel stretched by two."""
 
-Kernel: TypeAlias = Literal["lanczos3", "bicubic"]
+Kernel: TypeAlias = Literal["lanczos3", "bicubic", "linear"]
 
 STRIP_ROWS = 64
-_TAPS: dict[Kernel, int] = {"lanczos3": 3, "bicubic": 2}  # half width of the kernel, in samples
+_TAPS: dict[Kernel, int] = {"lanczos3": 3, "bicubic": 2, "linear": 1}  # half width of the kernel, in samples
 
 
 @dataclass(frozen=True)
@@ -270,6 +270,8 @@ def _resampling_matrix(length: int, positions: Plane, kernel: Kernel, stretch: i
 def _kernel(x: Plane, kernel: Kernel) -> Plane:
     """Value at distance ``x`` of an interpolation kernel."""
     x = np.abs(x)
+    if kernel == "linear":
+        return np.asarray(np.maximum(1 - x, 0.0))
     if kernel == "lanczos3":
         return np.asarray(np.where(x < 3, np.sinc(x) * np.sinc(x / 3), 0.0))
     inner, outer = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
@@ -31,6 +32,7 @@ from codec_wrappers.base import (
     check_positive,
 )
 from codec_wrappers.errors import BitstreamError, CodecError
+from codec_wrappers.ffmpeg_planes import unrounded_picture
 from codec_wrappers.jpeg_tables import EXIF_PREFIX, parse_jpeg, with_metadata
 from codec_wrappers.samples import fitting_icc, packed
 from codec_wrappers.vp8_header import vp8_quality
@@ -158,8 +160,9 @@ class JpegCodec:
             # Reaching this class directly passes by Pillow's own limit of pixels and its warning.
             pixels = file if file.mode in ("L", "RGB") else file.convert("RGB")
             image = np.array(pixels)
+            unrounded = partial(unrounded_picture, "mjpeg", header.bare, image) if file.mode == "RGB" else None
         info = CodingInfo(self.name, header.quality, header.chroma, header.bit_depth)
-        return Decoded(image, info, replace(header.metadata, icc=fitting_icc(header.metadata.icc, image)))
+        return Decoded(image, info, replace(header.metadata, icc=fitting_icc(header.metadata.icc, image)), unrounded)
 
 
 @dataclass(frozen=True)
@@ -234,11 +237,12 @@ class WebpCodec:
         with decoding("WebP"):
             image: Image = imagecodecs.webp_decode(bitstream)
         if b"VP8L" in chunks:
-            info = CodingInfo(self.name, None, "444", 8)
+            info, unrounded = CodingInfo(self.name, None, "444", 8), None
         else:
             info = CodingInfo(self.name, vp8_quality(chunks[b"VP8 "]), "420", 8)
+            unrounded = partial(unrounded_picture, "webp", bitstream, image)
         exif = chunks.get(b"EXIF", b"").removeprefix(EXIF_PREFIX) or None  # some writers put the prefix of JPEG there
-        return Decoded(image, info, Metadata(exif, chunks.get(b"ICCP"), chunks.get(b"XMP ")))
+        return Decoded(image, info, Metadata(exif, chunks.get(b"ICCP"), chunks.get(b"XMP ")), unrounded)
 
 
 def _webp_chunks(data: bytes) -> dict[bytes, bytes]:

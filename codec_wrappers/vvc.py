@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal, Self, TypeAlias, get_args
 
 import numpy as np
@@ -219,14 +220,16 @@ class VvcCodec:
             )
         decoded = self._run_decoder(bitstream, headers)
         height, width = decoded.planes[0].shape
-        image = to_image(
+        make = partial(
+            to_image,
             decoded,
             headers.vui or decoded.vui,
             size=(min(true.height, height), min(true.width, width)),
             gray=true.gray,
-            output_depth=self.output_depth,
         )
-        return Decoded(image, CodingInfo(self.name, headers.qp, decoded.chroma, decoded.bit_depth))
+        unrounded = partial(make, output_depth=16) if self.output_depth == 8 else None
+        info = CodingInfo(self.name, headers.qp, decoded.chroma, decoded.bit_depth)
+        return Decoded(make(output_depth=self.output_depth), info, make_unrounded=unrounded)
 
     def _run_decoder(self, bitstream: bytes, headers: StreamHeaders) -> DecodedPlanes:
         if self.backend == "ffmpeg":

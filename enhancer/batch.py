@@ -148,12 +148,24 @@ class _Origin:
         _, share = checkpoint.condition(estimate.codec, estimate.qp, chroma)
         return cls(estimate, estimated, chroma, share == 0)
 
-    def enhance(self, image: Image, enhancer: Enhancer, progress: Progress | None = None) -> Image:
+    def enhance(
+        self,
+        image: Image,
+        enhancer: Enhancer,
+        progress: Progress | None = None,
+        unrounded: Callable[[], Image | None] | None = None,
+    ) -> Image:
         """The restored picture; one that seems never to have been coded comes back as it is."""
-        if self.estimate.pristine:
+        if self.estimate.pristine or self.untouched:
             return image
-        found = self.estimate
-        result: Image = enhancer.enhance(image, codec=found.codec, qp=found.qp, chroma=self.chroma, progress=progress)
+        result: Image = enhancer.enhance(
+            image,
+            codec=self.estimate.codec,
+            qp=self.estimate.qp,
+            chroma=self.chroma,
+            unrounded=unrounded() if unrounded else None,
+            progress=progress,
+        )
         return result
 
 
@@ -268,10 +280,11 @@ def _compute(
         elapsed_s = round(time.perf_counter() - start, 3)
         return Outcome(job.input, job.output, "enhanced", elapsed_s=elapsed_s, frames=frames).after(origin)
     origin = _Origin.of(picture.image, picture.info, options, enhancer.checkpoint)
-    image = origin.enhance(picture.image, enhancer, progress)
+    image = origin.enhance(picture.image, enhancer, progress, picture.unrounded)
     elapsed_s = round(time.perf_counter() - start, 3)
     height, width = picture.size
     outcome = Outcome(job.input, job.output, "enhanced", height=height, width=width, elapsed_s=elapsed_s)
+    picture = replace(picture, unrounded=None)
     return _Enhanced(picture, replace(picture, image=image), outcome.after(origin))
 
 

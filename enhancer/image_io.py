@@ -101,7 +101,7 @@ def _read_bytes(data: bytes, max_pixels: int) -> Picture:
     except BitstreamError as error:
         raise ImageError(str(error)) from error
     dpi = parse_jpeg(data).dpi if name == "jpeg" else None
-    return Picture(decoded.image, decoded.metadata, dpi, source_format=name, info=decoded.info)
+    return Picture(decoded.image, decoded.metadata, dpi, name, decoded.info, unrounded=decoded.unrounded)
 
 
 def is_plain_picture(head: bytes) -> bool:

@@ -12,6 +12,7 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from codec_wrappers import Decoded, Image
 from enhancer.backends import Backend, BackendName, Precision, create_backend
 from enhancer.checkpoint import Checkpoint, checkpoint_names, load_checkpoint
 from enhancer.ensemble import Ensemble, run_ensemble
@@ -114,6 +115,7 @@ class Enhancer:
         codec: str | None = None,
         qp: float | None = None,
         chroma: str | None = None,
+        unrounded: AnyImage | None = None,
         progress: Progress | None = None,
     ) -> AnyImage:
         """Returns the restored picture, of the same kind, shape and dtype as ``image``.
@@ -133,47 +135,84 @@ class Enhancer:
                 codec that the network has not seen, an unknown qp means ``auto``. A picture of a codec's best
                 quality comes back as it is (:func:`enhancer.condition.trust`).
             chroma: Its chroma format, as reported there; None means unknown, with ``auto`` that it is estimated, too.
+            unrounded: The same picture before it was rounded to ``image``, of the same shape and of a finer type,
+                as :meth:`codec_wrappers.Decoded.unrounded` returns it: what is restored, where anything is, and
+                rounded to the type of ``image``. With a list of pictures it must be None.
             progress: Called with the finished share, 0..1, after every tile.
 
         Raises:
             CheckpointError: If codec and qp are to be estimated and the weights for that are missing.
-            ValueError: If ``image`` is not such a picture.
+            ValueError: If ``image`` is not such a picture, or ``unrounded`` is not of its shape.
         """
         if isinstance(image, list):
+            if unrounded is not None:
+                raise ValueError("unrounded must be None for a list of pictures")
             return [self.enhance(each, codec=codec, qp=qp, chroma=chroma, progress=progress) for each in image]
         unpacked = unpack(image)
+        x = unpacked.x
+        fine = x if unrounded is None else unpack(unrounded).x
+        if fine.shape != x.shape:
+            raise ValueError(f"unrounded must be of the shape of image, {tuple(x.shape)}, got {tuple(fine.shape)}")
         if codec == AUTO or self.checkpoint.says_little(codec, qp):
-            pictures = unpacked.x.unsqueeze(1)
-            return unpacked.pack(torch.cat([self._enhance_estimated(x, chroma, progress) for x in pictures]))
-        return unpacked.pack(self._enhance_known(unpacked.x, codec, qp, chroma, progress))
+            pairs = zip(x.unsqueeze(1), fine.unsqueeze(1), strict=True)
+            return unpacked.pack(torch.cat([self._enhance_estimated(*pair, chroma, progress) for pair in pairs]))
+        return unpacked.pack(self._enhance_known(x, fine, codec, qp, chroma, progress))
 
-    def _enhance_estimated(self, x: Tensor, chroma: str | None, progress: Progress | None) -> Tensor:
+    def enhance_decoded(self, decoded: Decoded, *, progress: Progress | None = None) -> Image:
+        """Returns the restored picture of what a codec's ``decode`` returned, told all that its bitstream says.
+
+        It is restored as it was before it was rounded to ``decoded.image``, where the codec has that.
+
+        Args:
+            decoded: Picture and what its bitstream says.
+            progress: See :meth:`enhance`, also for what is returned and raised.
+        """
+        info = decoded.info
+        result: Image = self.enhance(
+            decoded.image,
+            codec=info.codec,
+            qp=info.qp,
+            chroma=info.chroma,
+            unrounded=decoded.unrounded(),
+            progress=progress,
+        )
+        return result
+
+    def _enhance_estimated(self, x: Tensor, fine: Tensor, chroma: str | None, progress: Progress | None) -> Tensor:
         """Restores one picture ``(1, C, H, W)`` by what it seems to have been through."""
         pixels = (x[0].float() if x.is_floating_point() else x[0]).permute(1, 2, 0).cpu().numpy()
         estimate = estimate_condition(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         if estimate.pristine:
             return x.clone()
-        return self._enhance_known(x, estimate.codec, estimate.qp, chroma or estimate.chroma, progress)
+        return self._enhance_known(x, fine, estimate.codec, estimate.qp, chroma or estimate.chroma, progress)
 
     def _enhance_known(
-        self, x: Tensor, codec: str | None, qp: float | None, chroma: str | None, progress: Progress | None
+        self,
+        x: Tensor,
+        fine: Tensor,
+        codec: str | None,
+        qp: float | None,
+        chroma: str | None,
+        progress: Progress | None,
     ) -> Tensor:
-        """Restores ``(N, C, H, W)`` by what it has been through."""
+        """Restores ``(N, C, H, W)`` by what it has been through, from the unrounded ``fine`` in the type of ``x``."""
         condition, trusted = self.checkpoint.condition(codec, qp, chroma)
         strength = self.strength * trusted
         if not strength:
             return x.clone()
-        return self._enhance_tensor(x, condition.to(self.backend.device), strength, progress)
+        return self._enhance_tensor(fine, x.dtype, condition.to(self.backend.device), strength, progress)
 
-    def _enhance_tensor(self, x: Tensor, condition: Tensor, strength: float, progress: Progress | None) -> Tensor:
-        """Restores ``(N, C, H, W)`` in its own dtype and on its own device."""
+    def _enhance_tensor(
+        self, x: Tensor, dtype: torch.dtype, condition: Tensor, strength: float, progress: Progress | None
+    ) -> Tensor:
+        """Restores ``(N, C, H, W)`` on its own device, rounded to ``dtype``."""
         multiple = self.checkpoint.network.multiple
         height, width = x.shape[-2:]
         x = pad_to_multiple(x, multiple)
         tile_size = self._tile_size(x)
         while True:
             try:
-                return self._run(x, tile_size, condition, strength, progress)[..., :height, :width]
+                return self._run(x, dtype, tile_size, condition, strength, progress)[..., :height, :width]
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -191,13 +230,19 @@ class Enhancer:
         return choose_tile(x.shape[-2], x.shape[-1], halo=self.halo, multiple=multiple, max_pixels=int(budget))
 
     def _run(
-        self, x: Tensor, tile_size: tuple[int, int], condition: Tensor, strength: float, progress: Progress | None
+        self,
+        x: Tensor,
+        dtype: torch.dtype,
+        tile_size: tuple[int, int],
+        condition: Tensor,
+        strength: float,
+        progress: Progress | None,
     ) -> Tensor:
         tiles = prod(-(-length // side) for length, side in zip(x.shape[-2:], tile_size, strict=True))
         done = count(1)
 
         def network(window: Tensor) -> Tensor:
-            enhanced = self._enhance_window(window, condition, strength)
+            enhanced = self._enhance_window(window, dtype, condition, strength)
             if progress:
                 progress(next(done) / tiles)
             return enhanced
@@ -211,7 +256,7 @@ class Enhancer:
             fixed_shape=self.backend.fixed_shape,
         )
 
-    def _enhance_window(self, window: Tensor, condition: Tensor, strength: float) -> Tensor:
+    def _enhance_window(self, window: Tensor, dtype: torch.dtype, condition: Tensor, strength: float) -> Tensor:
         x = to_unit(window.to(self.backend.device))
         if x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
@@ -219,7 +264,7 @@ class Enhancer:
         y = restored if strength == 1 else x + strength * (restored - x)
         if window.shape[1] == 1:
             y = y.mean(dim=1, keepdim=True)
-        return from_unit(y, window.dtype).to(window.device)
+        return from_unit(y, dtype).to(window.device)
 
 
 def default_checkpoint() -> str:

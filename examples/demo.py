@@ -100,7 +100,7 @@ def run_codec(name: str, original: Image, bpp: float, enhancer: Enhancer) -> Res
     encoded = time.perf_counter()
     decoded = codec.decode(encoding.bitstream)
     ready = time.perf_counter()
-    enhanced = enhancer.enhance(decoded.image, codec=decoded.info.codec, qp=decoded.info.qp, chroma=decoded.info.chroma)
+    enhanced = enhancer.enhance_decoded(decoded)
     end = time.perf_counter()
     return Result(
         encoding, to_8_bits(decoded.image), to_8_bits(enhanced), encoded - start, ready - encoded, end - ready

@@ -334,6 +334,27 @@ def test_a_size_that_so_few_bytes_cannot_hold_is_refused():
         BpgCodec().decode(write_file(large))
 
 
+@pytest.mark.parametrize("name", ["420", "422", "444", "gray", "rgba_420"])
+def test_the_unrounded_picture_is_the_picture_within_a_step_and_has_its_alpha(name):
+    decoded = BpgCodec().decode(vector(name))
+
+    unrounded = decoded.unrounded()
+
+    assert (unrounded.shape, unrounded.dtype) == (decoded.image.shape, np.uint16)
+    difference = unrounded / 257 - decoded.image
+    assert np.abs(difference[..., :3]).max() < 2
+    if name == "gray":
+        assert np.abs(difference).max() < 0.01  # luma is whole already
+    else:
+        assert 0.05 < np.mean(difference[..., :3] ** 2) < 0.5
+    if name == "rgba_420":
+        np.testing.assert_array_equal(np.rint(unrounded[..., 3] / 257), decoded.image[..., 3])
+
+
+def test_a_picture_of_16_bits_is_as_unrounded_as_it_gets():
+    assert BpgCodec(output_depth=16).decode(vector("420")).unrounded() is None
+
+
 @pytest.mark.parametrize("name", ["420", "lossless_rgb", "rgba_444"])
 def test_truncated_files_of_the_reference_encoder_are_noticed(name):
     data = vector(name)

@@ -44,7 +44,7 @@ def test_a_jpeg_becomes_a_png_beside_it_conditioned_on_its_quality(tmp_path, pic
 
     assert enhance(source) == 0
 
-    expected = enhancer.enhance(read(source), codec="jpeg", qp=30, chroma="420")
+    expected = enhancer.enhance_decoded(get_codec("jpeg").decode(source.read_bytes()))
     assert np.array_equal(read(tmp_path / "a.enhanced.png"), expected)
     line = capsys.readouterr().out
     assert line.startswith(f"{source} -> {tmp_path / 'a.enhanced.png'}: jpeg qp 30, ")
@@ -64,8 +64,10 @@ def test_codec_qp_and_chroma_come_from_the_bitstream(codec, options, tmp_path, p
     report = json.loads(capsys.readouterr().out)
     assert (report["codec"], report.get("qp")) == (codec, decoded.info.qp)
     assert (report["height"], report["width"], report["status"]) == (96, 128, "enhanced")
-    expected = enhancer.enhance(decoded.image, codec=codec, qp=decoded.info.qp, chroma=decoded.info.chroma)
+    expected = enhancer.enhance_decoded(decoded)
     assert np.array_equal(read(tmp_path / "x.png"), expected)
+    bare = enhancer.enhance(decoded.image, codec=codec, qp=decoded.info.qp, chroma=decoded.info.chroma)
+    assert not np.array_equal(expected, bare)
 
 
 def test_a_file_of_the_best_quality_is_left_as_it_is_and_the_user_is_told(tmp_path, picture, enhance, capsys):

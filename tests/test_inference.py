@@ -85,6 +85,33 @@ def test_sixteen_bits_do_not_pass_through_eight():
     assert len(np.unique(as_integers)) > 1000
 
 
+@pytest.mark.parametrize("shape", [(21, 30), (21, 30, 3), (21, 30, 4)], ids=str)
+@pytest.mark.parametrize("codec", ["jpeg", "auto"])
+def test_what_a_decoder_has_before_rounding_is_restored_and_then_rounded(shape, codec):
+    unrounded = noise(*shape, dtype=np.uint16)
+    image = np.rint(unrounded / 257).astype(np.uint8)
+    known = {"codec": codec, "qp": None if codec == "auto" else 40}
+
+    result = enhancer(tile=16).enhance(image, unrounded=unrounded, **known)
+
+    colours = slice(None) if len(shape) == 2 else (..., slice(3))
+    assert result.dtype == np.uint8
+    if codec == "jpeg":
+        expected = enhancer().enhance(unrounded, **known)
+        assert np.abs(result[colours].astype(float) - expected[colours] / 257).max() < 0.501
+        assert not np.array_equal(result, enhancer().enhance(image, **known))
+    if shape[-1] == 4:
+        assert np.array_equal(result[..., 3], image[..., 3])
+    assert np.array_equal(enhancer(strength=0.0).enhance(image, unrounded=unrounded, **known), image)
+
+
+def test_the_unrounded_picture_must_be_the_same_one():
+    with pytest.raises(ValueError, match="shape"):
+        enhancer().enhance(noise(8, 8, 3), unrounded=noise(8, 10, 3, dtype=np.uint16))
+    with pytest.raises(ValueError, match="list"):
+        enhancer().enhance([noise(8, 8, 3)], unrounded=noise(8, 8, 3, dtype=np.uint16))
+
+
 def test_gray_is_the_mean_of_the_enhanced_channels():
     gray = noise(16, 16).astype(np.float32) / 255
 

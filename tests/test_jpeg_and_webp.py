@@ -7,6 +7,7 @@ from PIL import Image as PillowImage
 
 from codec_wrappers import Metadata, identify
 from codec_wrappers.errors import CodecError
+from codec_wrappers.ffmpeg_planes import unrounded_picture
 from codec_wrappers.heif_codecs import AvifCodec, HeicCodec
 from codec_wrappers.jpeg2000 import Jpeg2000Codec
 from codec_wrappers.jpeg_tables import nearest_quality, parse_jpeg, scaled_tables, with_dpi
@@ -66,6 +67,51 @@ def test_the_resolution_of_a_jpeg_file_is_read_and_written(picture):
     changed = with_dpi(bitstream, (300.0, 72.4))
     assert parse_jpeg(changed).dpi == (300.0, 72.0)
     assert np.array_equal(JpegCodec().decode(changed).image, JpegCodec().decode(bitstream).image)
+
+
+@pytest.mark.parametrize("codec", [JpegCodec(), JpegCodec(chroma="422"), JpegCodec(chroma="444"), WebpCodec()], ids=str)
+@pytest.mark.parametrize("odd", [0, 1])
+def test_the_unrounded_picture_is_nearer_to_the_original(photograph, codec, odd):
+    original = np.ascontiguousarray(photograph[: 256 - odd, : 256 - odd])
+    decoded = codec.decode(codec.encode(original, 92))
+
+    unrounded = decoded.unrounded()
+
+    assert (unrounded.shape, unrounded.dtype) == (original.shape, np.uint16)
+    difference = unrounded / 257 - decoded.image
+    assert np.abs(difference).max() < 5
+    assert 0.05 < np.mean(difference**2) < 1  # rounding to whole numbers alone is worth 1 / 12
+    before, after = (np.mean((picture - original) ** 2.0) for picture in (decoded.image, unrounded / 257))
+    assert after < before - 0.05
+
+
+def test_the_unrounded_picture_keeps_the_alpha_channel(picture):
+    image = np.dstack([picture, np.arange(picture.shape[1], dtype=np.uint8) * np.ones((len(picture), 1), np.uint8)])
+    decoded = WebpCodec().decode(WebpCodec().encode(image, 80))
+
+    np.testing.assert_array_equal(decoded.unrounded()[..., 3], decoded.image[..., 3].astype(np.uint16) * 257)
+
+
+def test_pictures_without_fractions_or_of_other_colours_have_no_unrounded_form(picture):
+    kept, lossless = io.BytesIO(), io.BytesIO()
+    PillowImage.fromarray(picture).save(kept, "JPEG", keep_rgb=True)
+    PillowImage.fromarray(picture).save(lossless, "WEBP", lossless=True)
+    gray = JpegCodec().encode(picture[..., 0], 50)
+
+    for codec, bitstream in ((JpegCodec(), kept.getvalue()), (JpegCodec(), gray), (WebpCodec(), lossless.getvalue())):
+        assert codec.decode(bitstream).unrounded() is None
+
+
+def test_planes_that_are_not_those_of_the_picture_are_not_taken(picture):
+    bitstream = JpegCodec().encode(picture, 90)
+    image = JpegCodec().decode(bitstream).image
+
+    assert unrounded_picture("mjpeg", bitstream, image) is not None
+    assert unrounded_picture("mjpeg", bitstream, np.roll(image, 1, axis=0)) is None
+    assert unrounded_picture("mjpeg", bitstream, image[:-2]) is None
+    assert unrounded_picture("mjpeg", bitstream[:200], image) is None
+    assert unrounded_picture("mjpeg", b"nothing of the kind", image) is None
+    assert unrounded_picture("webp", bitstream, image) is None
 
 
 @pytest.mark.parametrize("effort", [0, 4, 6])

@@ -148,7 +148,9 @@ def test_sixteen_bits_in_and_out():
 
     assert decoded.dtype == np.uint16
     assert np.abs(decoded.astype(int) - image).max() < 200  # eight bits alone would be off by up to 128 before coding
-    assert np.array_equal(np.rint(decoded / 257).astype(np.uint8), FAST.decode(codec.encode(image, 5)).image)
+    eight_bits = FAST.decode(codec.encode(image, 5))
+    assert np.array_equal(np.rint(decoded / 257).astype(np.uint8), eight_bits.image)
+    assert np.array_equal(eight_bits.unrounded(), decoded)
 
 
 def test_eight_and_sixteen_bits_of_the_same_picture_make_the_same_stream(small):

@@ -61,6 +61,7 @@ class Enhancement:
             "ensemble": self.ensemble,
             "strength": self.strength,
             "blind": shipped_sha256() if self.blind else False,
+            "input": "rounded" if self.blind else "unrounded",
             "backend": enhancer.backend.name,
             "device": enhancer.backend.device.type,
         }
@@ -76,6 +77,8 @@ class Enhancement:
         elif info := coded.info:
             known = {"codec": coded.codec, "qp": info.qp, "chroma": info.chroma}
         started = perf_counter()
+        if coded.unrounded and not self.blind:
+            known["unrounded"] = coded.unrounded()
         image = enhancer.enhance(coded.image, **known)
         return image, perf_counter() - started
 

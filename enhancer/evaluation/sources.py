@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -32,6 +33,7 @@ class Coded:
         codec: Name of the codec for the enhancement; None when it is not known.
         info: What the bitstream says; None when there is none.
         seconds: Time to encode (None from the cache) and to decode.
+        unrounded: Returns the picture before it was rounded to ``image``, or None; None if it has another shape.
     """
 
     image: Image
@@ -40,6 +42,7 @@ class Coded:
     codec: str | None
     info: CodingInfo | None
     seconds: dict[str, float | None]
+    unrounded: Callable[[], Image | None] | None = None
 
 
 class Source(Protocol):
@@ -117,6 +120,7 @@ class CodecSource:
             codec=known.codec if known else None,
             info=known,
             seconds={"encode": encode_s, "decode": decode_s},
+            unrounded=decoded.unrounded if decoded.image.shape == image.shape else None,
         )
 
 

@@ -91,7 +91,7 @@ class EnhancedCodec:
     def decode(self, bitstream: bytes) -> Decoded:
         """The decoded and enhanced picture, with what the bitstream says."""
         decoded = self.codec.decode(bitstream)
-        coded = Coded(decoded.image, len(bitstream), None, decoded.info.codec, decoded.info, {})
+        coded = Coded(decoded.image, len(bitstream), None, decoded.info.codec, decoded.info, {}, decoded.unrounded)
         return Decoded(self.enhancement.apply(coded)[0], decoded.info)
 
 

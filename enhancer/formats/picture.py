@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from codec_wrappers import CodingInfo, Image, Metadata
 from codec_wrappers.base import NO_METADATA
@@ -21,6 +22,8 @@ class Picture:
         source_format: Name of the file format or codec the picture was read from.
         info: How the picture was coded, if it was read from a bitstream of a codec.
         color_chunks: The PNG chunks gAMA, cHRM, sRGB and cICP; only PNG files keep them.
+        unrounded: Returns the picture before it was rounded to ``image``, or None
+            (:meth:`codec_wrappers.Decoded.unrounded`).
     """
 
     image: Image
@@ -29,6 +32,7 @@ class Picture:
     source_format: str | None = None
     info: CodingInfo | None = None
     color_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    unrounded: Callable[[], Image | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -197,8 +197,7 @@ def int8_losses(checkpoint: Checkpoint, int8: Backend, pictures: Iterable[Path],
         for qp in qps:
             decoded = codec.decode(codec.encode(original, qp))
             full, less = (
-                psnr(enhancer.enhance_decoded(decoded), original, data_range=255)
-                for enhancer in (exact, rounded)
+                psnr(enhancer.enhance_decoded(decoded), original, data_range=255) for enhancer in (exact, rounded)
             )
             of_picture.append(full - less)
         losses.append(float(np.mean(of_picture)))

@@ -190,6 +190,8 @@ def test_a_blind_evaluation_tells_the_network_what_is_estimated(tmp_path, decode
     rounded = replace(coded, unrounded=None)  # a bare picture has nothing finer
     assert np.array_equal(blind.apply(coded)[0], told.apply(rounded)[0])
     assert not np.array_equal(told.apply(coded)[0], told.apply(rounded)[0])
+    assert np.array_equal(replace(told, rounded=True).apply(coded)[0], told.apply(rounded)[0])
+    assert (told.identity()["rounded"], blind.identity()["rounded"]) == (False, True)
     monkeypatch.setattr(inference, "estimate_condition", lambda _: Estimate("bpg", 40.0, 1.0))
     assert not np.array_equal(blind.apply(coded)[0], told.apply(coded)[0])
     assert blind.label.endswith(" (blind)")

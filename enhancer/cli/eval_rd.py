@@ -94,6 +94,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="none, rotate or dihedral; repeatable, each model runs with each (default: none)",
     )
     group.add_argument("--blind", action="store_true", help="let codec and qp be estimated from the pictures")
+    group.add_argument(
+        "--rounded",
+        action="store_true",
+        help="restore decoded pictures as 8-bit files hold them, not as decoders have them before rounding",
+    )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
     group.add_argument("--backend", default="auto", help="auto, torch, openvino or onnx (default: auto)")
 
@@ -155,13 +160,14 @@ def enhancements(args: argparse.Namespace, jobs: int) -> tuple[Enhancement, ...]
     from enhancer.evaluation.enhancement import Enhancement
     from enhancer.evaluation.parallel import threads_per_job
 
-    if not args.model and (args.ensemble or args.blind):
-        args.usage_error("--ensemble and --blind are settings of a --model, which is missing")
+    if not args.model and (args.ensemble or args.blind or args.rounded):
+        args.usage_error("--ensemble, --blind and --rounded are settings of a --model, which is missing")
     return tuple(
         Enhancement(
             model,
             ensemble=ensemble,
             blind=args.blind,
+            rounded=args.rounded,
             device=args.device,
             backend=args.backend,
             threads=threads_per_job(jobs),

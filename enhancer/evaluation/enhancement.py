@@ -25,6 +25,8 @@ class Enhancement:
         ensemble: ``none``, ``rotate`` or ``dihedral``.
         strength: Share of the correction, 0..1.
         blind: Do not tell codec, qp and chroma format; they are estimated, as for a bare picture.
+        rounded: Restore the decoded pictures as 8-bit files hold them, not as they were before rounding; a
+            blind network has nothing else.
         device: As for the enhancer.
         backend: As for the enhancer.
         threads: Threads on the processor.
@@ -34,6 +36,7 @@ class Enhancement:
     ensemble: str = "none"
     strength: float = 1.0
     blind: bool = False
+    rounded: bool = False
     device: str = "auto"
     backend: str = "auto"
     threads: int = 1
@@ -44,6 +47,7 @@ class Enhancement:
         settings = [self.ensemble] if self.ensemble != "none" else []
         settings += [f"strength {self.strength:g}"] if self.strength != 1.0 else []
         settings += ["blind"] if self.blind else []
+        settings += ["rounded"] if self.rounded else []
         name = Path(self.model).stem
         return f"{name} ({', '.join(settings)})" if settings else name
 
@@ -61,7 +65,7 @@ class Enhancement:
             "ensemble": self.ensemble,
             "strength": self.strength,
             "blind": shipped_sha256() if self.blind else False,
-            "input": "rounded" if self.blind else "unrounded",
+            "rounded": self.rounded or self.blind,
             "backend": enhancer.backend.name,
             "device": enhancer.backend.device.type,
         }
@@ -77,7 +81,7 @@ class Enhancement:
         elif info := coded.info:
             known = {"codec": coded.codec, "qp": info.qp, "chroma": info.chroma}
         started = perf_counter()
-        if coded.unrounded and not self.blind:
+        if coded.unrounded and not (self.rounded or self.blind):
             known["unrounded"] = coded.unrounded()
         image = enhancer.enhance(coded.image, **known)
         return image, perf_counter() - started

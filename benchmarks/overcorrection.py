@@ -43,7 +43,9 @@ def correction(enhancer: Enhancer, codec: Codec, qp: int, path: Path, cache: Enc
     """Codes, decodes and enhances one picture."""
     original = load_image(path)
     decoded = codec.decode(cache.encode(codec, original, qp))
-    x = torch.from_numpy(decoded.image).permute(2, 0, 1)[None].float() / 255
+    unrounded = decoded.unrounded()
+    picture = decoded.image if unrounded is None else unrounded / np.float32(257)
+    x = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
     info = decoded.info
     y = enhancer.enhance(x, codec=info.codec, qp=info.qp, chroma=info.chroma)
     error = (torch.from_numpy(original).permute(2, 0, 1)[None].float() / 255 - x).double()

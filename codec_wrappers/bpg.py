@@ -164,8 +164,10 @@ class BpgCodec:
             return Decoded(image, info, header.metadata)
         color = _decode_planes(file.color, header)
         extra = None if file.alpha is None else _decode_planes(file.alpha, _alpha_header(header))
-        unrounded = partial(_to_image, color, extra, header, 16, fine_chroma=True) if depth == 8 else None
-        return Decoded(_to_image(color, extra, header, depth), info, header.metadata, unrounded)
+        image = _to_image(color, extra, header, depth)
+        if depth == 16 or _is_whole(header):
+            return Decoded(image, info, header.metadata)
+        return Decoded(image, info, header.metadata, partial(_to_image, color, extra, header, 16, fine_chroma=True))
 
     def _header(self, image: Image, metadata: Metadata) -> BpgHeader:
         gray, alpha = image.ndim == 2, image.ndim == 3 and image.shape[2] == 4
@@ -210,6 +212,12 @@ def _samples(header: BpgHeader) -> SampleFormat:
 
 def _decode_planes(picture: HevcPicture, header: BpgHeader) -> list[Plane]:
     return decode_intra(picture, header.chroma, header.bit_depth, (header.height, header.width))
+
+
+def _is_whole(header: BpgHeader) -> bool:
+    """Whether samples of 8 bits become whole numbers."""
+    sums_only = header.chroma == "444" and header.color_space in ("rgb", "ycgco")
+    return header.bit_depth == 8 and not header.limited_range and (sums_only or header.chroma == "400")
 
 
 def _to_image(

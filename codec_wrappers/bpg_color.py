@@ -22,7 +22,7 @@ _Ints: TypeAlias = npt.NDArray[np.int64]
 _WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 """Weights of red and blue in luma."""
 _STRIP = 64  # rows; even
-_FINE_BITS = 5  # below a chroma sample's last bit, of the filters' six and more
+_FINE_BITS = 5  # below the last of a chroma sample; the filters have at least six
 
 _UP_CENTER = (-1, 4, -10, 57, 18, -6, 2)  # odd samples; mirrored for even ones
 _UP_LEFT = (-1, 4, -11, 40, 40, -11, 4, -1)  # odd samples; even ones are the chroma samples themselves

@@ -12,7 +12,7 @@ import numpy as np
 from codec_wrappers.base import Image
 from codec_wrappers.color import BT601, YCbCrFormat, yuv_to_rgb
 
-_FORMATS = ("yuvj420p", "yuvj422p", "yuvj444p", "yuv420p", "yuva420p")
+_FORMATS = ("yuva420p", *(f"{kind}{chroma}p" for kind in ("yuv", "yuvj") for chroma in (420, 422, 440, 444)))
 # How far the two decoders may be apart, of 255, for FFmpeg's planes to count as those of the picture: each rounds its
 # inverse transform and the other its conversion, 4.0 and a mean square of 0.7 on photographs.
 _FARTHEST, _MEAN_SQUARE = 8.0, 1.5
@@ -30,8 +30,10 @@ def unrounded_picture(decoder: Literal["mjpeg", "webp"], bitstream: bytes, image
         uint16, full range, of the shape of ``image``; its alpha is that of ``image``. None if FFmpeg does not
         decode the file to planes that are those of ``image``.
     """
+    if image.ndim == 2:
+        return None  # gray: whole numbers
     planes = _planes(decoder, bitstream)
-    if planes is None or image.ndim == 2 or planes[0].shape != image.shape[:2]:
+    if planes is None or planes[0].shape != image.shape[:2]:
         return None
     form = YCbCrFormat(*BT601, full_range=decoder == "mjpeg", bit_depth=8)
     colours = yuv_to_rgb(planes, form, kernel="linear", output_depth=16)
@@ -49,10 +51,8 @@ def unrounded_picture(decoder: Literal["mjpeg", "webp"], bitstream: bytes, image
 
 def _planes(decoder: str, bitstream: bytes) -> tuple[Image, Image, Image] | None:
     """Y, Cb and Cr, uint8, of the only frame; None if FFmpeg has another idea of the file."""
-    try:
-        import av
-    except ImportError:
-        return None
+    import av
+
     context: Any = av.CodecContext.create(decoder, "r")
     context.thread_count = 1
     try:
@@ -60,6 +60,8 @@ def _planes(decoder: str, bitstream: bytes) -> tuple[Image, Image, Image] | None
     except (av.FFmpegError, MemoryError):
         return None
     if len(frames) != 1 or frames[0].format.name not in _FORMATS or frames[0].is_corrupt:
+        return None
+    if any(plane.line_size < plane.width for plane in frames[0].planes):  # some old cameras' pictures lie upside down
         return None
     y, cb, cr = (
         np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width].copy()

@@ -160,7 +160,7 @@ class JpegCodec:
             # Reaching this class directly passes by Pillow's own limit of pixels and its warning.
             pixels = file if file.mode in ("L", "RGB") else file.convert("RGB")
             image = np.array(pixels)
-            unrounded = partial(unrounded_picture, "mjpeg", header.bare, image) if file.mode == "RGB" else None
+            unrounded = partial(unrounded_picture, "mjpeg", header.bare, image)
         info = CodingInfo(self.name, header.quality, header.chroma, header.bit_depth)
         return Decoded(image, info, replace(header.metadata, icc=fitting_icc(header.metadata.icc, image)), unrounded)
 
@@ -237,10 +237,10 @@ class WebpCodec:
         with decoding("WebP"):
             image: Image = imagecodecs.webp_decode(bitstream)
         if b"VP8L" in chunks:
-            info, unrounded = CodingInfo(self.name, None, "444", 8), None
+            info = CodingInfo(self.name, None, "444", 8)
         else:
             info = CodingInfo(self.name, vp8_quality(chunks[b"VP8 "]), "420", 8)
-            unrounded = partial(unrounded_picture, "webp", bitstream, image)
+        unrounded = partial(unrounded_picture, "webp", bitstream, image)
         exif = chunks.get(b"EXIF", b"").removeprefix(EXIF_PREFIX) or None  # some writers put the prefix of JPEG there
         return Decoded(image, info, Metadata(exif, chunks.get(b"ICCP"), chunks.get(b"XMP ")), unrounded)
 

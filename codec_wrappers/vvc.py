@@ -22,6 +22,7 @@ from codec_wrappers.base import (
     check_pixels,
     check_positive,
     check_within,
+    nothing_finer,
 )
 from codec_wrappers.bits import split_nals
 from codec_wrappers.color import BT601, Plane, YCbCrFormat, gray_to_luma, rgb_to_yuv420
@@ -227,9 +228,9 @@ class VvcCodec:
             size=(min(true.height, height), min(true.width, width)),
             gray=true.gray,
         )
-        unrounded = partial(make, output_depth=16) if self.output_depth == 8 else None
+        unrounded = partial(make, output_depth=16) if self.output_depth == 8 else nothing_finer
         info = CodingInfo(self.name, headers.qp, decoded.chroma, decoded.bit_depth)
-        return Decoded(make(output_depth=self.output_depth), info, make_unrounded=unrounded)
+        return Decoded(make(output_depth=self.output_depth), info, unrounded=unrounded)
 
     def _run_decoder(self, bitstream: bytes, headers: StreamHeaders) -> DecodedPlanes:
         if self.backend == "ffmpeg":

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import BinaryIO, Literal, ParamSpec, TypeVar
 
 from codec_wrappers import CodingInfo, Image, Metadata
+from codec_wrappers.base import nothing_finer
 from enhancer.checkpoint import Checkpoint
 from enhancer.compare import comparison_sheet
 from enhancer.errors import EXPECTED_ERRORS, EnhancerError, one_line
@@ -65,10 +66,10 @@ class BatchOptions:
 class Outcome:
     """What became of one job; ``error`` is one line if ``status`` is ``failed``.
 
-    ``elapsed_s`` is the time in the network, for a stream of ``frames`` all of the time; codec and qp
-    are what the picture has been through (for a codec that the network has not seen, another may
-    stand in), chroma its format as far as known. ``estimated`` says whether codec and qp come from the
-    picture alone, with ``confidence``; the chroma format does wherever nothing else says it;
+    ``elapsed_s`` is the time that restoring took, without reading and writing, for a stream of ``frames``
+    all of the time; codec and qp are what the picture has been through (for a codec that the network has
+    not seen, another may stand in), chroma its format as far as known. ``estimated`` says whether codec and
+    qp come from the picture alone, with ``confidence``; the chroma format does wherever nothing else says it;
     ``pristine``: that it may never have been coded and was left as it is; ``untouched``: that it was
     for its high quality.
     """
@@ -153,17 +154,17 @@ class _Origin:
         image: Image,
         enhancer: Enhancer,
         progress: Progress | None = None,
-        unrounded: Callable[[], Image | None] | None = None,
+        unrounded: Callable[[], Image | None] = nothing_finer,
     ) -> Image:
         """The restored picture; one that seems never to have been coded comes back as it is."""
-        if self.estimate.pristine or self.untouched:
+        if self.estimate.pristine:
             return image
         result: Image = enhancer.enhance(
             image,
             codec=self.estimate.codec,
             qp=self.estimate.qp,
             chroma=self.chroma,
-            unrounded=unrounded() if unrounded else None,
+            unrounded=unrounded,
             progress=progress,
         )
         return result
@@ -284,7 +285,7 @@ def _compute(
     elapsed_s = round(time.perf_counter() - start, 3)
     height, width = picture.size
     outcome = Outcome(job.input, job.output, "enhanced", height=height, width=width, elapsed_s=elapsed_s)
-    picture = replace(picture, unrounded=None)
+    picture = replace(picture, unrounded=nothing_finer)  # what it holds is not needed any more
     return _Enhanced(picture, replace(picture, image=image), outcome.after(origin))
 
 

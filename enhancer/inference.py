@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from math import prod
 from pathlib import Path
@@ -41,7 +41,8 @@ class Enhancer:
         tile: Side of a tile in pixels, rounded up to what the network needs, or ``auto``.
         ensemble: ``rotate`` averages over 4 rotations, ``dihedral`` over 8 rotations and mirror images.
         strength: Share of the correction that is applied: 0 returns the input, 1 the network's output (less of it
-            for pictures of very high quality).
+            for pictures of very high quality). Anything above 0 is a share of what is added to the picture before
+            rounding, if there is one.
 
     Attributes:
         halo: Context in pixels around a tile. The network's exact one, unless the checkpoint's metadata
@@ -115,7 +116,7 @@ class Enhancer:
         codec: str | None = None,
         qp: float | None = None,
         chroma: str | None = None,
-        unrounded: AnyImage | None = None,
+        unrounded: AnyImage | Callable[[], AnyImage | None] | None = None,
         progress: Progress | None = None,
     ) -> AnyImage:
         """Returns the restored picture, of the same kind, shape and dtype as ``image``.
@@ -135,9 +136,9 @@ class Enhancer:
                 codec that the network has not seen, an unknown qp means ``auto``. A picture of a codec's best
                 quality comes back as it is (:func:`enhancer.condition.trust`).
             chroma: Its chroma format, as reported there; None means unknown, with ``auto`` that it is estimated, too.
-            unrounded: The same picture before it was rounded to ``image``, of the same shape and of a finer type,
-                as :meth:`codec_wrappers.Decoded.unrounded` returns it: what is restored, where anything is, and
-                rounded to the type of ``image``. With a list of pictures it must be None.
+            unrounded: The same picture before it was rounded to ``image``, of the same shape and of a finer type, or
+                a function that returns it or None (``unrounded`` of :class:`codec_wrappers.Decoded`): what is
+                restored, where anything is, and rounded to the type of ``image``. With a list it must be None.
             progress: Called with the finished share, 0..1, after every tile.
 
         Raises:
@@ -149,14 +150,14 @@ class Enhancer:
                 raise ValueError("unrounded must be None for a list of pictures")
             return [self.enhance(each, codec=codec, qp=qp, chroma=chroma, progress=progress) for each in image]
         unpacked = unpack(image)
-        x = unpacked.x
-        fine = x if unrounded is None else unpack(unrounded).x
-        if fine.shape != x.shape:
-            raise ValueError(f"unrounded must be of the shape of image, {tuple(x.shape)}, got {tuple(fine.shape)}")
+        finer = partial(_finer, unpacked.x, unrounded)
         if codec == AUTO or self.checkpoint.says_little(codec, qp):
-            pairs = zip(x.unsqueeze(1), fine.unsqueeze(1), strict=True)
-            return unpacked.pack(torch.cat([self._enhance_estimated(*pair, chroma, progress) for pair in pairs]))
-        return unpacked.pack(self._enhance_known(x, fine, codec, qp, chroma, progress))
+            pictures = [
+                self._enhance_estimated(x, lambda n=n: finer()[n : n + 1], chroma, progress)  # type: ignore[misc]
+                for n, x in enumerate(unpacked.x.unsqueeze(1))
+            ]
+            return unpacked.pack(torch.cat(pictures))
+        return unpacked.pack(self._enhance_known(unpacked.x, finer, codec, qp, chroma, progress))
 
     def enhance_decoded(self, decoded: Decoded, *, progress: Progress | None = None) -> Image:
         """Returns the restored picture of what a codec's ``decode`` returned, told all that its bitstream says.
@@ -173,34 +174,36 @@ class Enhancer:
             codec=info.codec,
             qp=info.qp,
             chroma=info.chroma,
-            unrounded=decoded.unrounded(),
+            unrounded=decoded.unrounded,
             progress=progress,
         )
         return result
 
-    def _enhance_estimated(self, x: Tensor, fine: Tensor, chroma: str | None, progress: Progress | None) -> Tensor:
+    def _enhance_estimated(
+        self, x: Tensor, finer: Callable[[], Tensor], chroma: str | None, progress: Progress | None
+    ) -> Tensor:
         """Restores one picture ``(1, C, H, W)`` by what it seems to have been through."""
         pixels = (x[0].float() if x.is_floating_point() else x[0]).permute(1, 2, 0).cpu().numpy()
         estimate = estimate_condition(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         if estimate.pristine:
             return x.clone()
-        return self._enhance_known(x, fine, estimate.codec, estimate.qp, chroma or estimate.chroma, progress)
+        return self._enhance_known(x, finer, estimate.codec, estimate.qp, chroma or estimate.chroma, progress)
 
     def _enhance_known(
         self,
         x: Tensor,
-        fine: Tensor,
+        finer: Callable[[], Tensor],
         codec: str | None,
         qp: float | None,
         chroma: str | None,
         progress: Progress | None,
     ) -> Tensor:
-        """Restores ``(N, C, H, W)`` by what it has been through, from the unrounded ``fine`` in the type of ``x``."""
+        """Restores ``(N, C, H, W)`` by what it has been through: what ``finer`` returns, in the type of ``x``."""
         condition, trusted = self.checkpoint.condition(codec, qp, chroma)
         strength = self.strength * trusted
         if not strength:
             return x.clone()
-        return self._enhance_tensor(fine, x.dtype, condition.to(self.backend.device), strength, progress)
+        return self._enhance_tensor(finer(), x.dtype, condition.to(self.backend.device), strength, progress)
 
     def _enhance_tensor(
         self, x: Tensor, dtype: torch.dtype, condition: Tensor, strength: float, progress: Progress | None
@@ -257,7 +260,8 @@ class Enhancer:
         )
 
     def _enhance_window(self, window: Tensor, dtype: torch.dtype, condition: Tensor, strength: float) -> Tensor:
-        x = to_unit(window.to(self.backend.device))
+        # Not all devices know uint16.
+        x = to_unit((to_unit(window) if window.dtype is torch.uint16 else window).to(self.backend.device))
         if x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
         restored = run_ensemble(lambda view: self.backend(view, condition.expand(len(view), -1)), x, self.ensemble)
@@ -265,6 +269,17 @@ class Enhancer:
         if window.shape[1] == 1:
             y = y.mean(dim=1, keepdim=True)
         return from_unit(y, dtype).to(window.device)
+
+
+def _finer(x: Tensor, unrounded: AnyImage | Callable[[], AnyImage | None] | None) -> Tensor:
+    """The colours of the picture before it was rounded to ``x``; ``x`` itself if that is not known."""
+    picture = unrounded() if callable(unrounded) else unrounded
+    if picture is None:
+        return x
+    finer = unpack(picture).x
+    if finer.shape != x.shape:
+        raise ValueError(f"unrounded must be of the shape of image, {tuple(x.shape)}, got {tuple(finer.shape)}")
+    return finer
 
 
 def default_checkpoint() -> str:

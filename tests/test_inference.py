@@ -14,9 +14,11 @@ from PIL import Image
 from small_network import random_checkpoint, write_random_checkpoint
 
 from codec_wrappers import get_codec
+from enhancer import inference
 from enhancer.backends.torch_backend import TorchBackend
 from enhancer.condition import QP_SCALES
 from enhancer.errors import EnhancerError
+from enhancer.estimate import Estimate
 from enhancer.inference import Enhancer, enhance
 
 CHECKPOINT = random_checkpoint()
@@ -87,22 +89,35 @@ def test_sixteen_bits_do_not_pass_through_eight():
 
 @pytest.mark.parametrize("shape", [(21, 30), (21, 30, 3), (21, 30, 4)], ids=str)
 @pytest.mark.parametrize("codec", ["jpeg", "auto"])
-def test_what_a_decoder_has_before_rounding_is_restored_and_then_rounded(shape, codec):
+def test_what_a_decoder_has_before_rounding_is_restored_and_then_rounded(shape, codec, monkeypatch):
+    monkeypatch.setattr(inference, "estimate_condition", lambda _: Estimate("jpeg", 40.0, 1.0))
     unrounded = noise(*shape, dtype=np.uint16)
     image = np.rint(unrounded / 257).astype(np.uint8)
     known = {"codec": codec, "qp": None if codec == "auto" else 40}
 
-    result = enhancer(tile=16).enhance(image, unrounded=unrounded, **known)
+    result = enhancer(tile=16).enhance(image, unrounded=lambda: unrounded, **known)
 
     colours = slice(None) if len(shape) == 2 else (..., slice(3))
+    expected = enhancer().enhance(unrounded, codec="jpeg", qp=40)
     assert result.dtype == np.uint8
-    if codec == "jpeg":
-        expected = enhancer().enhance(unrounded, **known)
-        assert np.abs(result[colours].astype(float) - expected[colours] / 257).max() < 0.501
-        assert not np.array_equal(result, enhancer().enhance(image, **known))
+    assert np.abs(result[colours].astype(float) - expected[colours] / 257).max() < 0.501
+    assert not np.array_equal(result, enhancer().enhance(image, **known))
+    assert np.array_equal(enhancer(tile=16).enhance(image, unrounded=unrounded, **known), result)
+    assert np.array_equal(
+        enhancer().enhance(image, unrounded=lambda: None, **known), enhancer().enhance(image, **known)
+    )
     if shape[-1] == 4:
         assert np.array_equal(result[..., 3], image[..., 3])
-    assert np.array_equal(enhancer(strength=0.0).enhance(image, unrounded=unrounded, **known), image)
+
+
+def test_where_nothing_is_corrected_the_picture_is_the_rounded_one_and_no_other_is_made():
+    image = noise(20, 20, 3)
+
+    def unrounded():
+        raise AssertionError
+
+    assert np.array_equal(enhancer(strength=0.0).enhance(image, codec="jpeg", qp=40, unrounded=unrounded), image)
+    assert np.array_equal(enhancer().enhance(image, codec="jpeg", qp=100, unrounded=unrounded), image)
 
 
 def test_the_unrounded_picture_must_be_the_same_one():

@@ -93,13 +93,25 @@ def test_the_unrounded_picture_keeps_the_alpha_channel(picture):
 
 
 def test_pictures_without_fractions_or_of_other_colours_have_no_unrounded_form(picture):
-    kept, lossless = io.BytesIO(), io.BytesIO()
+    kept, cmyk, lossless = io.BytesIO(), io.BytesIO(), io.BytesIO()
     PillowImage.fromarray(picture).save(kept, "JPEG", keep_rgb=True)
+    PillowImage.fromarray(picture).convert("CMYK").save(cmyk, "JPEG")
     PillowImage.fromarray(picture).save(lossless, "WEBP", lossless=True)
     gray = JpegCodec().encode(picture[..., 0], 50)
 
-    for codec, bitstream in ((JpegCodec(), kept.getvalue()), (JpegCodec(), gray), (WebpCodec(), lossless.getvalue())):
-        assert codec.decode(bitstream).unrounded() is None
+    for bitstream in (kept.getvalue(), cmyk.getvalue(), gray):
+        assert JpegCodec().decode(bitstream).unrounded() is None
+    assert WebpCodec().decode(lossless.getvalue()).unrounded() is None
+
+
+def test_a_comment_that_turns_the_picture_over_for_ffmpeg_does_not_matter(picture):
+    plain = JpegCodec().encode(picture, 90)
+    comment = b"\xff\xfe\x00\x16Metasoft MJPEG Codec"
+
+    decoded = JpegCodec().decode(plain[:2] + comment + plain[2:])
+
+    assert np.array_equal(decoded.image, JpegCodec().decode(plain).image)
+    assert decoded.unrounded() is None
 
 
 def test_planes_that_are_not_those_of_the_picture_are_not_taken(picture):

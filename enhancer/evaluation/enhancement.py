@@ -47,7 +47,7 @@ class Enhancement:
         settings = [self.ensemble] if self.ensemble != "none" else []
         settings += [f"strength {self.strength:g}"] if self.strength != 1.0 else []
         settings += ["blind"] if self.blind else []
-        settings += ["rounded"] if self.rounded else []
+        settings += ["rounded"] if self.rounded and not self.blind else []
         name = Path(self.model).stem
         return f"{name} ({', '.join(settings)})" if settings else name
 
@@ -81,8 +81,8 @@ class Enhancement:
         elif info := coded.info:
             known = {"codec": coded.codec, "qp": info.qp, "chroma": info.chroma}
         started = perf_counter()
-        if coded.unrounded and not (self.rounded or self.blind):
-            known["unrounded"] = coded.unrounded()
+        if not (self.rounded or self.blind):
+            known["unrounded"] = coded.unrounded
         image = enhancer.enhance(coded.image, **known)
         return image, perf_counter() - started
 

@@ -124,7 +124,8 @@ def _check_existing(output: Path, variant: Variant, originals: Sequence[Original
         old = load_run(path)
     except EnhancerError as error:
         raise EnhancerError(f"{error}; choose another output folder, or --overwrite") from error
-    settings = [without_versions(old.source), old.enhancement]
+    # Before 2026-11-28 networks got rounded pictures only, and runs did not say so.
+    settings = [without_versions(old.source), old.enhancement and {"rounded": True, **old.enhancement}]
     wanted = json.loads(variant.identity)
     if settings != [without_versions(wanted[0]), wanted[1]]:
         raise EnhancerError(f"{path} was measured with other settings; choose another output folder, or --overwrite")

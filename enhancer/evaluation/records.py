@@ -171,7 +171,7 @@ def kept_picture(output: Path, sha256: str) -> Path:
 @functools.cache
 def library_versions() -> tuple[tuple[str, str], ...]:
     """Name and version of what computes the numbers."""
-    names = ("enhancer", "numpy", "scipy", "torch", "pytorch-msssim", "scikit-image", "openvino", "onnxruntime")
+    names = ("enhancer", "numpy", "scipy", "torch", "pytorch-msssim", "scikit-image", "av", "openvino", "onnxruntime")
     found = [("python", platform.python_version())]
     for name in names:
         try:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol, cast
 
 import numpy as np
 
-from codec_wrappers import Codec, CodingInfo, Image, codec_names, get_codec
+from codec_wrappers import Codec, CodingInfo, Decoded, Image, codec_names, get_codec
+from codec_wrappers.base import nothing_finer
 from codec_wrappers.encode_cache import EncodeCache, code_sha256, encode_key, encoder_versions
 from codec_wrappers.errors import CodecError
 from enhancer.errors import ImageError
@@ -33,7 +35,7 @@ class Coded:
         codec: Name of the codec for the enhancement; None when it is not known.
         info: What the bitstream says; None when there is none.
         seconds: Time to encode (None from the cache) and to decode.
-        unrounded: Returns the picture before it was rounded to ``image``, or None; None if it has another shape.
+        unrounded: As of :class:`codec_wrappers.Decoded`, for ``image``.
     """
 
     image: Image
@@ -42,7 +44,7 @@ class Coded:
     codec: str | None
     info: CodingInfo | None
     seconds: dict[str, float | None]
-    unrounded: Callable[[], Image | None] | None = None
+    unrounded: Callable[[], Image | None] = nothing_finer
 
 
 class Source(Protocol):
@@ -120,7 +122,7 @@ class CodecSource:
             codec=known.codec if known else None,
             info=known,
             seconds={"encode": encode_s, "decode": decode_s},
-            unrounded=decoded.unrounded if decoded.image.shape == image.shape else None,
+            unrounded=_finer(decoded, image),
         )
 
 
@@ -254,6 +256,15 @@ def conform(decoded: Image, original: Image, what: str) -> Image:
     if original.dtype == np.uint8:
         return np.round(decoded / 257.0).astype(np.uint8)
     return decoded.astype(np.uint16) * np.uint16(257)
+
+
+def _finer(decoded: Decoded, original: Image) -> Callable[[], Image | None]:
+    """What ``decoded`` has beyond a picture in the type of ``original``."""
+    if decoded.image.shape != original.shape:
+        return nothing_finer
+    if decoded.image.dtype.itemsize > original.dtype.itemsize:
+        return partial(np.asarray, decoded.image)
+    return decoded.unrounded
 
 
 def named(error: CodecError | ValueError, what: str) -> Exception:

@@ -91,7 +91,8 @@ class EnhancedCodec:
     def decode(self, bitstream: bytes) -> Decoded:
         """The decoded and enhanced picture, with what the bitstream says."""
         decoded = self.codec.decode(bitstream)
-        coded = Coded(decoded.image, len(bitstream), None, decoded.info.codec, decoded.info, {}, decoded.unrounded)
+        info = decoded.info
+        coded = Coded(decoded.image, len(bitstream), None, info.codec, info, {}, unrounded=decoded.unrounded)
         return Decoded(self.enhancement.apply(coded)[0], decoded.info)
 
 

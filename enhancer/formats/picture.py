@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from codec_wrappers import CodingInfo, Image, Metadata
-from codec_wrappers.base import NO_METADATA
+from codec_wrappers.base import NO_METADATA, nothing_finer
 from codec_wrappers.orientation import exif_orientation, turned, with_orientation
 from enhancer.errors import ImageError
 
@@ -22,8 +22,7 @@ class Picture:
         source_format: Name of the file format or codec the picture was read from.
         info: How the picture was coded, if it was read from a bitstream of a codec.
         color_chunks: The PNG chunks gAMA, cHRM, sRGB and cICP; only PNG files keep them.
-        unrounded: Returns the picture before it was rounded to ``image``, or None
-            (:meth:`codec_wrappers.Decoded.unrounded`).
+        unrounded: As of :class:`codec_wrappers.Decoded`.
     """
 
     image: Image
@@ -32,7 +31,7 @@ class Picture:
     source_format: str | None = None
     info: CodingInfo | None = None
     color_chunks: tuple[tuple[bytes, bytes], ...] = ()
-    unrounded: Callable[[], Image | None] | None = field(default=None, repr=False, compare=False)
+    unrounded: Callable[[], Image | None] = field(default=nothing_finer, repr=False, compare=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -58,7 +57,8 @@ def upright(picture: Picture) -> Picture:
         return picture
     dpi = picture.dpi[::-1] if picture.dpi and orientation >= 5 else picture.dpi
     metadata = replace(picture.metadata, exif=with_orientation(picture.metadata.exif, 1))
-    return replace(picture, image=turned(picture.image, orientation), metadata=metadata, dpi=dpi)
+    image = turned(picture.image, orientation)
+    return replace(picture, image=image, metadata=metadata, dpi=dpi, unrounded=nothing_finer)
 
 
 def stripped(picture: Picture) -> Picture:

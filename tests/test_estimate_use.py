@@ -11,6 +11,7 @@ from small_network import random_checkpoint
 from training import make_store
 
 from codec_wrappers import get_codec
+from codec_wrappers.base import nothing_finer
 from enhancer import batch, image_io, inference
 from enhancer.backends import create_backend
 from enhancer.checkpoint import checkpoint_folder
@@ -187,7 +188,7 @@ def test_a_blind_evaluation_tells_the_network_what_is_estimated(tmp_path, decode
     told, blind = (Enhancement(model, backend="torch", device="cpu", blind=blind) for blind in (False, True))
 
     monkeypatch.setattr(inference, "estimate_condition", lambda _: Estimate("jpeg", 30.0, 1.0, chroma="420"))
-    rounded = replace(coded, unrounded=None)  # a bare picture has nothing finer
+    rounded = replace(coded, unrounded=nothing_finer)  # a bare picture has nothing finer
     assert np.array_equal(blind.apply(coded)[0], told.apply(rounded)[0])
     assert not np.array_equal(told.apply(coded)[0], told.apply(rounded)[0])
     assert np.array_equal(replace(told, rounded=True).apply(coded)[0], told.apply(rounded)[0])

@@ -1,20 +1,28 @@
-"""JPEG and WebP pictures before rounding: their planes by FFmpeg, without what libjpeg and libwebp round off.
+"""What pictures are made of before they are rounded: their planes by FFmpeg, and pictures of those planes.
 
-Both libraries interpolate chroma linearly (their "fancy upsampling") and round it, and round again to RGB.
+libjpeg and libwebp interpolate chroma linearly (their "fancy upsampling") and round it, and round again to RGB.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from codec_wrappers.base import Image
-from codec_wrappers.color import BT601, YCbCrFormat, yuv_to_rgb
+from codec_wrappers.color import BT601, Plane, YCbCrFormat, yuv_to_rgb
 
-_FORMATS = ("yuva420p", *(f"{kind}{chroma}p" for kind in ("yuv", "yuvj") for chroma in (420, 422, 440, 444)))
-# How far the two decoders may be apart, of 255, for FFmpeg's planes to count as those of the picture: each rounds its
-# inverse transform and the other its conversion, 4.0 and a mean square of 0.7 on photographs.
+Planes: TypeAlias = tuple[Plane, Plane, Plane]
+"""Y, Cb and Cr, each ``(H, W)``, uint8 or uint16."""
+
+_FORMATS = (
+    "yuva420p",
+    *(f"{kind}{chroma}p" for kind in ("yuv", "yuvj") for chroma in (420, 422, 440, 444)),
+    *(f"yuv{chroma}p{depth}le" for chroma in (420, 422, 444) for depth in (10, 12)),
+)
+# How far libjpeg's and libwebp's picture may be from FFmpeg's, of 255: each rounds its inverse transform and the other
+# its conversion, 4.0 and a mean square of 0.7 on photographs.
 _FARTHEST, _MEAN_SQUARE = 8.0, 1.5
 
 
@@ -32,39 +40,65 @@ def unrounded_picture(decoder: Literal["mjpeg", "webp"], bitstream: bytes, image
     """
     if image.ndim == 2:
         return None  # gray: whole numbers
-    planes = _planes(decoder, bitstream)
-    if planes is None or planes[0].shape != image.shape[:2]:
+    frames = decode_frames(decoder, [bitstream])
+    planes = frames and planes_of(frames[0])
+    if not planes or planes[0].shape != image.shape[:2]:
         return None
     form = YCbCrFormat(*BT601, full_range=decoder == "mjpeg", bit_depth=8)
     colours = yuv_to_rgb(planes, form, kernel="linear", output_depth=16)
-    total = 0.0
-    for top in range(0, len(image), 64):
-        rows = slice(top, top + 64)
-        difference = colours[rows] / np.float32(257) - image[rows, :, :3]
-        total += float(np.square(difference).sum())
-        if np.abs(difference).max() > _FARTHEST:
-            return None
-    if total > _MEAN_SQUARE * colours.size:
-        return None
-    return colours if image.shape[2] == 3 else np.dstack([colours, image[..., 3].astype(np.uint16) * 257])
+    return with_alpha(colours, image) if is_near(colours, image, _FARTHEST, _MEAN_SQUARE) else None
 
 
-def _planes(decoder: str, bitstream: bytes) -> tuple[Image, Image, Image] | None:
-    """Y, Cb and Cr, uint8, of the only frame; None if FFmpeg has another idea of the file."""
+def decode_frames(decoder: str, packets: Sequence[bytes], configuration: bytes = b"") -> list[Any] | None:
+    """The frames of packets that hold one each; None if FFmpeg has another idea of them.
+
+    Args:
+        decoder: FFmpeg's name of the decoder.
+        packets: Coded pictures.
+        configuration: What the decoder is to know before (FFmpeg's extradata).
+    """
     import av
 
     context: Any = av.CodecContext.create(decoder, "r")
     context.thread_count = 1
+    if configuration:
+        context.extradata = configuration
     try:
-        frames = [frame for packet in (av.Packet(bitstream), None) for frame in context.decode(packet)]
+        frames = [frame for packet in (*map(av.Packet, packets), None) for frame in context.decode(packet)]
     except (av.FFmpegError, MemoryError):
         return None
-    if len(frames) != 1 or frames[0].format.name not in _FORMATS or frames[0].is_corrupt:
+    return frames if len(frames) == len(packets) and not any(frame.is_corrupt for frame in frames) else None
+
+
+def planes_of(frame: Any) -> Planes | None:
+    """The planes of a YCbCr frame; None if it is of another kind."""
+    if frame.format.name not in _FORMATS:
         return None
-    if any(plane.line_size < plane.width for plane in frames[0].planes):  # some old cameras' pictures lie upside down
+    if any(plane.line_size < plane.width for plane in frame.planes):  # some old cameras' pictures lie upside down
         return None
+    dtype = np.dtype("<u2" if frame.format.components[0].bits > 8 else "u1")
     y, cb, cr = (
-        np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width].copy()
-        for plane in frames[0].planes[:3]
+        np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype.itemsize)[: plane.height, : plane.width].copy()
+        for plane in frame.planes[:3]
     )
     return y, cb, cr
+
+
+def is_near(colours: Image, image: Image, farthest: float, mean_square: float) -> bool:
+    """Whether the RGB picture ``colours``, uint16, is ``image`` but for rounding; the bounds are of 255."""
+    scale, total = np.float32(255 / np.iinfo(image.dtype).max), 0.0
+    for top in range(0, len(image), 64):
+        rows = slice(top, top + 64)
+        difference = colours[rows] / np.float32(257) - image[rows, :, :3] * scale
+        total += float(np.square(difference).sum())
+        if np.abs(difference).max() > farthest:
+            return False
+    return total <= mean_square * colours.size
+
+
+def with_alpha(colours: Image, image: Image) -> Image:
+    """The RGB picture ``colours``, uint16, with the alpha channel of ``image``, if it has one."""
+    if image.shape[2] == 3:
+        return colours
+    alpha = image[..., 3] if image.dtype == np.uint16 else image[..., 3].astype(np.uint16) * 257
+    return np.dstack([colours, alpha])

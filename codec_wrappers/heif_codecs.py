@@ -7,7 +7,9 @@ dav1d) and pillow-heif (libde265).
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
@@ -26,8 +28,10 @@ from codec_wrappers.base import (
     check_option,
     check_pixels,
     check_positive,
+    nothing_finer,
 )
 from codec_wrappers.errors import BitstreamError
+from codec_wrappers.heif_planes import unrounded_heif
 from codec_wrappers.heif_quality import avif_quality, heic_quality
 from codec_wrappers.isobmff import ItemFile, brands, parse_items
 from codec_wrappers.orientation import turned_back
@@ -127,9 +131,10 @@ class AvifCodec:
             image: Image = imagecodecs.avif_decode(bitstream, numthreads=1)
         if file.chroma == "400" and image.ndim == 3 and image.shape[2] == 3:
             image = np.ascontiguousarray(image[..., 0])
-        quality = avif_quality(file.configuration, file.coded)
+        quality = avif_quality(file.configuration, file.tiles[0])
         info = CodingInfo(self.name, quality, file.chroma, file.bit_depth)
-        return Decoded(full_range(image, (1 << file.bit_depth) - 1), info, file.metadata)
+        image = full_range(image, (1 << file.bit_depth) - 1)
+        return Decoded(image, info, file.metadata, partial(unrounded_heif, "libdav1d", file, image))
 
 
 @dataclass(frozen=True)
@@ -230,8 +235,10 @@ class HeicCodec:
         channels = 1 if image.ndim == 2 else image.shape[2]
         if channels == 2:
             image = image[..., [0, 0, 0, 1]]
+        image = turned_back(image, file.orientation)
+        unrounded: Callable[[], Image | None] = partial(unrounded_heif, "hevc", file, image)
         if picture.premultiplied_alpha:
-            image = straight_alpha(image)
-        quality = heic_quality(file.configuration, file.coded)
+            image, unrounded = straight_alpha(image), nothing_finer
+        quality = heic_quality(file.configuration, file.tiles[0])
         info = CodingInfo(self.name, quality, file.chroma, file.bit_depth)
-        return Decoded(turned_back(image, file.orientation), info, file.metadata)
+        return Decoded(image, info, file.metadata, unrounded)

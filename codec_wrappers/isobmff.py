@@ -38,7 +38,11 @@ class ItemFile:
         sizes: Width and height of every picture item, the primary one first.
         chroma, bit_depth: Of the coded picture.
         configuration: The av1C or hvcC property of the coded item; a grid has it in its tiles.
-        coded: The data of the coded item, the first tile of a grid.
+        tiles: The data of the coded item, or of the tiles of a grid, row by row; of other pictures made of several
+            only those of the first.
+        columns: How many tiles are in a row; 0 if ``tiles`` are not all of the picture.
+        matrix, full_range: How colours became samples, if the file says so: ``MatrixCoefficients`` of
+            Rec. ITU-T H.273, and whether the samples use all codes; otherwise None, and the bitstream may say it.
         orientation: EXIF orientation that equals the file's rotation and mirror properties.
         metadata: EXIF (saying ``orientation``), ICC profile, XMP.
         is_sequence: Whether the file holds a track, an animation.
@@ -48,7 +52,10 @@ class ItemFile:
     chroma: Chroma
     bit_depth: int
     configuration: bytes = field(repr=False)
-    coded: bytes = field(repr=False)
+    tiles: tuple[bytes, ...] = field(repr=False)
+    columns: int
+    matrix: int | None
+    full_range: bool | None
     orientation: int
     metadata: Metadata
     is_sequence: bool
@@ -74,13 +81,18 @@ def _parse(data: bytes) -> ItemFile:
     items = _Items(data, meta)
     coded_item, kind, record = _configuration(items)
     chroma, bit_depth = _av1_format(record) if kind == b"av1C" else _hevc_format(record)
+    tiles, columns = _tiles(items, coded_item)
+    matrix, full_range = _matrix_and_range(items.properties(items.primary) + items.properties(coded_item))
     orientation = _orientation(items.properties(items.primary))
     return ItemFile(
         sizes=items.sizes(),
         chroma=chroma,
         bit_depth=bit_depth,
         configuration=record,
-        coded=items.content(coded_item),
+        tiles=tiles,
+        columns=columns,
+        matrix=matrix,
+        full_range=full_range,
         orientation=orientation,
         metadata=_metadata(items, orientation),
         is_sequence=b"moov" in top,
@@ -128,6 +140,17 @@ class _Items:
         if outside or sum(length for _, length in extents) > len(self._data):
             raise BitstreamError("the file is truncated: an item lies outside it", offset=len(self._data))
         return b"".join(self._data[base + offset : base + offset + length] for offset, length in extents)
+
+    def contents(self, items: list[int]) -> tuple[bytes, ...]:
+        """The data of several items, which may not be more than the whole file, however often it claims them."""
+        found: list[bytes] = []
+        left = len(self._data)
+        for item in items:
+            found.append(self.content(item))
+            left -= len(found[-1])
+            if left < 0:
+                raise BitstreamError("the items of the file overlap")
+        return tuple(found)
 
     def _read_types(self) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
         """Item -> its type and, for MIME items, its content type."""
@@ -215,6 +238,21 @@ def _configuration(items: _Items) -> tuple[int, bytes, bytes]:
     raise BitstreamError("the file describes no coded picture")
 
 
+def _tiles(items: _Items, first: int) -> tuple[tuple[bytes, ...], int]:
+    """``tiles`` and ``columns`` of an :class:`ItemFile` whose first coded item is ``first``."""
+    only = (items.content(first),)
+    if first == items.primary:
+        return only, 1
+    grid, members = items.content(items.primary), items.references[(b"dimg", items.primary)]
+    is_grid = items.types.get(items.primary, (b"", b""))[0] == b"grid" and len(grid) >= 4
+    if not is_grid or members[0] != first or (grid[2] + 1) * (grid[3] + 1) != len(members):
+        return only, 0
+    try:
+        return items.contents(members), grid[3] + 1
+    except (BitstreamError, KeyError):  # libheif may show the rest
+        return only, 0
+
+
 def _av1_format(record: bytes) -> tuple[Chroma, int]:
     flags = record[2]
     depth = 8 if not flags & 0x40 else 12 if flags & 0x20 else 10
@@ -249,6 +287,14 @@ def _metadata(items: _Items, orientation: int) -> Metadata:
         elif kind == b"mime" and content_type == _XMP_TYPE:
             xmp = items.content(item) or None
     return Metadata(exif=with_orientation(exif, orientation), icc=_icc(items.properties(items.primary)), xmp=xmp)
+
+
+def _matrix_and_range(properties: list[tuple[bytes, bytes]]) -> tuple[int, bool] | tuple[None, None]:
+    """What the first colr property of type nclx says; (None, None) if there is none."""
+    for kind, value in properties:
+        if kind == b"colr" and value[:4] == b"nclx" and len(value) >= 11:
+            return int.from_bytes(value[8:10], "big"), bool(value[10] & 0x80)
+    return None, None
 
 
 def _icc(properties: list[tuple[bytes, bytes]]) -> bytes | None:

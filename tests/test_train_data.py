@@ -218,8 +218,10 @@ def test_prepare_makes_each_pair_once_from_any_folder(tmp_path, photograph):
     assert len(first.pairs) == 9
     for pair in first.pairs:
         bitstream = (folder / "bitstreams.bin").read_bytes()[pair.bitstream_offset :][: pair.bytes]
-        decoded = get_codec(pair.codec).decode(bitstream).image
-        assert np.array_equal(decoded, first.image(first.original(pair), pair.offset))
+        decoded = get_codec(pair.codec).decode(bitstream)
+        stored = first.image(first.original(pair), pair.offset)
+        assert np.abs(stored.astype(int) - decoded.image).max() < 8
+        assert np.abs(stored - decoded.unrounded() / 257).max() <= 0.5
 
 
 def test_a_grid_covers_the_whole_picture(photograph):

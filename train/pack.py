@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from train.progress import track
-from train.store import Original, Pair, PairStore, PairWriter, Pixels
+from train.store import Original, Pair, PairStore, PairWriter, Pixels, pixels_of
 
 
 def pack(store_folder: Path, output: Path, *, shard_megabytes: float, bitstreams: bool = False) -> list[Path]:
@@ -112,7 +112,7 @@ def _decode(entry: dict[str, object], data: bytes) -> Pixels:
         return np.array(PillowImage.open(io.BytesIO(data)).convert("RGB"))
     from codec_wrappers import get_codec  # here: shards of pictures are unpacked without any codec
 
-    return get_codec(str(entry["codec"])).decode(data).image
+    return pixels_of(get_codec(str(entry["codec"])).decode(data))
 
 
 def _is_lossless_webp(data: bytes) -> bool:

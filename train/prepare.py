@@ -17,7 +17,7 @@ from codec_wrappers import Codec, get_codec
 from enhancer.image_io import read_picture
 from train.camera import as_from_a_camera, rescaled
 from train.progress import track
-from train.store import PairStore, PairWriter, Pixels
+from train.store import PairStore, PairWriter, Pixels, pixels_of
 
 SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm"}
 MOST_SCALE = 8
@@ -238,4 +238,4 @@ def encode_decode(image: Pixels, codec: Codec, qp: int) -> tuple[float | None, b
     """Codes a picture; returns the bitstream's own qp, the bitstream, the decoded 8-bit RGB picture and its chroma."""
     bitstream = codec.encode(image, qp)
     decoded = codec.decode(bitstream)
-    return decoded.info.qp, bitstream, decoded.image, decoded.info.chroma
+    return decoded.info.qp, bitstream, pixels_of(decoded), decoded.info.chroma

@@ -16,10 +16,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from codec_wrappers import Decoded  # stores are read and unpacked without any codec
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -75,6 +78,12 @@ class Pair:
     bitstream_offset: int
     offset: int
     chroma: str | None = None
+
+
+def pixels_of(decoded: Decoded) -> Pixels:
+    """A decoded picture as ``enhance`` restores it, before it was rounded to what is shown, in 8 bits."""
+    finer = decoded.unrounded()
+    return decoded.image if finer is None else np.rint(finer / np.float32(257)).astype(np.uint8)
 
 
 class PairStore:

@@ -119,10 +119,9 @@ class Decoded:
         info: How it was coded.
         metadata: What the bitstream holds besides.
         unrounded: Returns the picture before it was rounded to ``image``: uint16, full range, of the same shape; None
-            if there is nothing finer. Interpolated chroma and the conversion to RGB leave fractions, which
+            if the decoder has nothing finer. Interpolated chroma and the conversion to RGB leave fractions, which
             ``image`` loses: noise with a mean square of 0.08 to 0.3 steps of 255, which counts where a codec's own
-            error is small. (JPEG is decoded anew for it, by FFmpeg, whose inverse transform rounds in its own way.) Of
-            HEIC and AVIF, whose decoders repeat chroma samples or draw lines between them, it has them interpolated.
+            error is small. (JPEG is decoded anew for it, by FFmpeg, whose inverse transform rounds in its own way.)
     """
 
     image: Image

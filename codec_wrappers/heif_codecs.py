@@ -119,7 +119,8 @@ class AvifCodec:
     def decode(self, bitstream: bytes) -> Decoded:
         """Returns the picture as stored, the rotation and mirror properties as EXIF orientation.
 
-        The reported quality is that of libavif for the same quantiser.
+        The reported quality is that of libavif for the same quantiser. ``unrounded`` has chroma interpolated by a
+        better filter than libavif's linear one, and is there for files of 10 and 12 bits, too.
 
         Raises:
             BitstreamError: If the file is damaged, truncated, animated or larger than ``max_pixels``.
@@ -219,7 +220,8 @@ class HeicCodec:
         """Returns the picture as stored, the rotation and mirror properties as EXIF orientation.
 
         Premultiplied alpha is made straight. The reported quality is that of libheif with x265 for the
-        same slice QP.
+        same slice QP. ``unrounded`` has chroma interpolated, which libheif repeats, and is there for files of 10 bits,
+        too.
 
         Raises:
             BitstreamError: If the file is damaged, truncated, animated or larger than ``max_pixels``.

@@ -6,6 +6,7 @@ libjpeg and libwebp interpolate chroma linearly (their "fancy upsampling") and r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -24,6 +25,7 @@ _FORMATS = (
 # How far libjpeg's and libwebp's picture may be from FFmpeg's, of 255: each rounds its inverse transform and the other
 # its conversion, 4.0 and a mean square of 0.7 on photographs.
 _FARTHEST, _MEAN_SQUARE = 8.0, 1.5
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 
 def unrounded_picture(decoder: Literal["mjpeg", "webp"], bitstream: bytes, image: Image) -> Image | None:
@@ -40,39 +42,63 @@ def unrounded_picture(decoder: Literal["mjpeg", "webp"], bitstream: bytes, image
     """
     if image.ndim == 2:
         return None  # gray: whole numbers
-    frames = decode_frames(decoder, [bitstream])
-    planes = frames and planes_of(frames[0])
-    if not planes or planes[0].shape != image.shape[:2]:
+    frames = decode_frames(decoder, [bitstream], max_pixels=(image.shape[0] + 64) * (image.shape[1] + 64))
+    if frames is None or frames[0].planes[0].shape != image.shape[:2]:
         return None
     form = YCbCrFormat(*BT601, full_range=decoder == "mjpeg", bit_depth=8)
-    colours = yuv_to_rgb(planes, form, kernel="linear", output_depth=16)
+    colours = yuv_to_rgb(frames[0].planes, form, kernel="linear", output_depth=16)
     return with_alpha(colours, image) if is_near(colours, image, _FARTHEST, _MEAN_SQUARE) else None
 
 
-def decode_frames(decoder: str, packets: Sequence[bytes], configuration: bytes = b"") -> list[Any] | None:
-    """The frames of packets that hold one each; None if FFmpeg has another idea of them.
+@dataclass(frozen=True)
+class Frame:
+    """A decoded frame.
+
+    Attributes:
+        planes: Its samples.
+        matrix: ``MatrixCoefficients`` of Rec. ITU-T H.273; 2 if the bitstream does not say it.
+        full_range: Whether the samples use all codes.
+    """
+
+    planes: Planes
+    matrix: int
+    full_range: bool
+
+
+def decode_frames(
+    decoder: str, packets: Sequence[bytes], *, max_pixels: int, configuration: bytes = b""
+) -> list[Frame] | None:
+    """The frames of packets that hold one each; None if FFmpeg has another idea of them, or no such decoder.
 
     Args:
         decoder: FFmpeg's name of the decoder.
         packets: Coded pictures.
+        max_pixels: A frame that claims more is refused, before there is memory for it.
         configuration: What the decoder is to know before (FFmpeg's extradata).
     """
     import av
 
-    context: Any = av.CodecContext.create(decoder, "r")
-    context.thread_count = 1
-    if configuration:
-        context.extradata = configuration
+    frames: list[Frame] = []
     try:
-        frames = [frame for packet in (*map(av.Packet, packets), None) for frame in context.decode(packet)]
-    except (av.FFmpegError, MemoryError):
+        context: Any = av.CodecContext.create(decoder, "r")
+        context.thread_count = 1
+        context.options = {"max_pixels": str(max_pixels)}
+        if configuration:
+            context.extradata = configuration
+        for packet in (*map(av.Packet, packets), None):
+            for frame in context.decode(packet):
+                planes = _planes(frame)
+                if planes is None or len(frames) == len(packets):
+                    return None
+                frames.append(Frame(planes, int(frame.colorspace), int(frame.color_range) == _FULL_RANGE))
+    except (av.FFmpegError, av.codec.codec.UnknownCodecError, MemoryError):
         return None
-    return frames if len(frames) == len(packets) and not any(frame.is_corrupt for frame in frames) else None
+    return frames if len(frames) == len(packets) else None
 
 
-def planes_of(frame: Any) -> Planes | None:
-    """The planes of a YCbCr frame; None if it is of another kind."""
-    if frame.format.name not in _FORMATS:
+def _planes(frame: Any) -> Planes | None:
+    """The planes of a whole YCbCr frame; None if it is of another kind."""
+    if frame.is_corrupt or frame.format.name not in _FORMATS:
         return None
     if any(plane.line_size < plane.width for plane in frame.planes):  # some old cameras' pictures lie upside down
         return None
@@ -85,11 +111,11 @@ def planes_of(frame: Any) -> Planes | None:
 
 
 def is_near(colours: Image, image: Image, farthest: float, mean_square: float) -> bool:
-    """Whether the RGB picture ``colours``, uint16, is ``image`` but for rounding; the bounds are of 255."""
+    """Whether channels of an uint16 picture are those of ``image`` but for rounding; the bounds are of 255."""
     scale, total = np.float32(255 / np.iinfo(image.dtype).max), 0.0
     for top in range(0, len(image), 64):
         rows = slice(top, top + 64)
-        difference = colours[rows] / np.float32(257) - image[rows, :, :3] * scale
+        difference = colours[rows] / np.float32(257) - image[rows, :, : colours.shape[2]] * scale
         total += float(np.square(difference).sum())
         if np.abs(difference).max() > farthest:
             return False

@@ -1,32 +1,34 @@
-"""AVIF and HEIC pictures of their planes, with nothing rounded and chroma interpolated.
+"""AVIF and HEIC pictures from their planes, rounded to 16 bits only and with chroma interpolated.
 
 libheif repeats chroma samples, libavif interpolates them linearly, and both round the result to the file's depth.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from codec_wrappers.base import Image
 from codec_wrappers.color import BT601, BT709, BT2020, YCbCrFormat, yuv_to_rgb
-from codec_wrappers.ffmpeg_planes import Planes, decode_frames, is_near, planes_of, with_alpha
+from codec_wrappers.ffmpeg_planes import Frame, Planes, decode_frames, is_near, with_alpha
 from codec_wrappers.isobmff import ItemFile
 
 # By MatrixCoefficients of Rec. ITU-T H.273; both libraries take an unspecified one (2) for that of BT.601.
 _WEIGHTS = {1: BT709, 2: BT601, 5: BT601, 6: BT601, 9: BT2020}
-_FULL_RANGE = 2  # FFmpeg's AVCOL_RANGE_JPEG
 # How far the shown picture may be from that of the planes, of 255: both libraries calculate with integers, libavif with
 # few digits (1.9 and a mean square of 0.2 on photographs).
 _FARTHEST, _MEAN_SQUARE = 4.0, 0.5
+_CODED_MORE = 64  # rows and columns that a coded picture may have beyond the shown ones
 
 
 def unrounded_heif(decoder: Literal["hevc", "libdav1d"], file: ItemFile, image: Image) -> Image | None:
-    """The picture of the planes that ``image`` shows, as good as they allow.
+    """The picture of the planes that ``image`` shows, with better chroma.
 
     Its chroma samples lie where those of ``image`` do, in the middle of what they stand for, but are interpolated by
-    Lanczos' kernel, as in the pictures of BPG and VVC.
+    Lanczos' kernel, as in the pictures of BPG and VVC. Photographs come nearer to their originals by it (HEIC of
+    quality 80 in 4:2:0 by a quarter to a half of the mean squared error); colours that change from one block of 2 x 2
+    pixels to the next do not.
 
     Args:
         decoder: FFmpeg's name of the decoder.
@@ -39,30 +41,41 @@ def unrounded_heif(decoder: Literal["hevc", "libdav1d"], file: ItemFile, image: 
     """
     if image.ndim == 2 or not file.columns:
         return None
-    frames = decode_frames(decoder, file.tiles, file.configuration if decoder == "hevc" else b"")
+    width, height = file.tile_size
+    frames = decode_frames(
+        decoder,
+        file.tiles,
+        max_pixels=(width + _CODED_MORE) * (height + _CODED_MORE),
+        configuration=file.configuration if decoder == "hevc" else b"",
+    )
     form = _form(file, frames[0]) if frames else None
-    planes = _joined([planes_of(frame) for frame in frames or ()], file.columns, *image.shape[:2])
-    if form is None or planes is None:
-        return None
-    shown = yuv_to_rgb(_repeated(planes) if decoder == "hevc" else planes, form, kernel="linear", output_depth=16)
-    # libavif does not interpolate the last odd column, and of limited-range BT.709 its blue is off by up to 12.
-    compared = slice(None), slice(image.shape[1] & -2 or 1), slice(2)
-    if not is_near(shown[compared], image[compared], _FARTHEST, _MEAN_SQUARE):
+    planes = _joined([frame.planes for frame in frames or ()], file.columns, *image.shape[:2])
+    if form is None or planes is None or not _are_shown(planes, form, image, repeated=decoder == "hevc"):
         return None
     return with_alpha(yuv_to_rgb(planes, form, output_depth=16), image)
 
 
-def _form(file: ItemFile, frame: Any) -> YCbCrFormat | None:
+def _are_shown(planes: Planes, form: YCbCrFormat, image: Image, *, repeated: bool) -> bool:
+    """Whether ``image`` is what libheif (which repeats chroma) or libavif makes of these planes."""
+    if repeated:
+        shown = yuv_to_rgb(_repeated(planes), form, output_depth=16)
+        return is_near(shown, image, _FARTHEST, _MEAN_SQUARE)
+    shown = yuv_to_rgb(planes, form, kernel="linear", output_depth=16)
+    # libavif does not interpolate the last odd column, and of limited-range BT.709 its blue is off by up to 12.
+    compared = slice(None), slice(image.shape[1] & -2 or 1), slice(2)
+    return is_near(shown[compared], image[compared], _FARTHEST, _MEAN_SQUARE)
+
+
+def _form(file: ItemFile, frame: Frame) -> YCbCrFormat | None:
     """How colours became samples, by the file or else the bitstream; None if not to Y, Cb and Cr."""
-    weights = _WEIGHTS.get(int(frame.colorspace) if file.matrix is None else file.matrix)
-    full_range = int(frame.color_range) == _FULL_RANGE if file.full_range is None else file.full_range
+    weights = _WEIGHTS.get(frame.matrix if file.matrix is None else file.matrix)
+    full_range = frame.full_range if file.full_range is None else file.full_range
     return weights and YCbCrFormat(*weights, full_range, file.bit_depth)
 
 
-def _joined(tiles: list[Planes | None], columns: int, height: int, width: int) -> Planes | None:
+def _joined(tiles: list[Planes], columns: int, height: int, width: int) -> Planes | None:
     """The upper left part of tiles laid in rows; None if they do not cover it, or differ in size or chroma format."""
-    kinds = {tile and tuple((plane.shape, plane.dtype) for plane in tile) for tile in tiles}
-    if len(kinds) != 1 or None in kinds:
+    if len({tuple((plane.shape, plane.dtype) for plane in tile) for tile in tiles}) != 1:
         return None
     y, cb, cr = (
         np.block([list(component[start : start + columns]) for start in range(0, len(tiles), columns)])
@@ -77,8 +90,9 @@ def _joined(tiles: list[Planes | None], columns: int, height: int, width: int) -
 
 def _repeated(planes: Planes) -> Planes:
     """The planes with chroma repeated to the size of luma."""
-    y, *chroma = planes
+    y, cb, cr = planes
     for axis, length in enumerate(y.shape):
-        if chroma[0].shape[axis] < length:
-            chroma = [plane.repeat(2, axis=axis).take(range(length), axis=axis) for plane in chroma]
-    return y, chroma[0], chroma[1]
+        if cb.shape[axis] < length:
+            cb, cr = (plane.repeat(2, axis=axis) for plane in (cb, cr))
+    height, width = y.shape
+    return y, cb[:height, :width], cr[:height, :width]

@@ -40,6 +40,7 @@ class ItemFile:
         configuration: The av1C or hvcC property of the coded item; a grid has it in its tiles.
         tiles: The data of the coded item, or of the tiles of a grid, row by row; of other pictures made of several
             only those of the first.
+        tile_size: Width and height of each of ``tiles``.
         columns: How many tiles are in a row; 0 if ``tiles`` are not all of the picture.
         matrix, full_range: How colours became samples, if the file says so: ``MatrixCoefficients`` of
             Rec. ITU-T H.273, and whether the samples use all codes; otherwise None, and the bitstream may say it.
@@ -53,6 +54,7 @@ class ItemFile:
     bit_depth: int
     configuration: bytes = field(repr=False)
     tiles: tuple[bytes, ...] = field(repr=False)
+    tile_size: tuple[int, int]
     columns: int
     matrix: int | None
     full_range: bool | None
@@ -90,6 +92,7 @@ def _parse(data: bytes) -> ItemFile:
         bit_depth=bit_depth,
         configuration=record,
         tiles=tiles,
+        tile_size=items.size(coded_item) or items.sizes()[0],
         columns=columns,
         matrix=matrix,
         full_range=full_range,
@@ -124,10 +127,15 @@ class _Items:
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Size of each item that has one, the primary item's first."""
         items = [self.primary, *(item for item in self._owned if item != self.primary)]
-        extents = [dict(self.properties(item)).get(b"ispe") for item in items]
-        if extents[0] is None:
+        sizes = [self.size(item) for item in items]
+        if sizes[0] is None:
             raise BitstreamError("the file says no size of its picture")
-        return tuple(struct.unpack_from(">II", extent, 4) for extent in extents if extent is not None)
+        return tuple(size for size in sizes if size is not None)
+
+    def size(self, item: int) -> tuple[int, int] | None:
+        """Width and height of an item, if it has one."""
+        extent = dict(self.properties(item)).get(b"ispe")
+        return None if extent is None else struct.unpack_from(">II", extent, 4)
 
     def content(self, item: int) -> bytes:
         method, extents = self._locations[item]
@@ -243,13 +251,18 @@ def _tiles(items: _Items, first: int) -> tuple[tuple[bytes, ...], int]:
     only = (items.content(first),)
     if first == items.primary:
         return only, 1
-    grid, members = items.content(items.primary), items.references[(b"dimg", items.primary)]
-    is_grid = items.types.get(items.primary, (b"", b""))[0] == b"grid" and len(grid) >= 4
-    if not is_grid or members[0] != first or (grid[2] + 1) * (grid[3] + 1) != len(members):
+    if items.types.get(items.primary, (b"", b""))[0] != b"grid":
         return only, 0
-    try:
-        return items.contents(members), grid[3] + 1
-    except (BitstreamError, KeyError):  # libheif may show the rest
+    try:  # libheif may show what is not whole
+        grid, members = items.content(items.primary), items.references[(b"dimg", items.primary)]
+        rows, columns = grid[2] + 1, grid[3] + 1
+        tile_size = items.size(first) or (0, 0)
+        width, height = struct.unpack_from(">II" if grid[1] & 1 else ">HH", grid, 4)
+        is_whole = rows * columns == len(members) and all(items.size(member) == tile_size for member in members)
+        for count, length, tile_length in zip((columns, rows), (width, height), tile_size, strict=True):
+            is_whole = is_whole and (count - 1) * tile_length < length <= count * tile_length
+        return (items.contents(members), columns) if is_whole and members[0] == first else (only, 0)
+    except (BitstreamError, KeyError, IndexError, struct.error):
         return only, 0
 
 

@@ -1,10 +1,12 @@
 import struct
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from codec_wrappers import Metadata
+from codec_wrappers.ffmpeg_planes import decode_frames
 from codec_wrappers.heif_codecs import AvifCodec, HeicCodec
 from codec_wrappers.heif_planes import unrounded_heif
 from codec_wrappers.isobmff import parse_items
@@ -27,9 +29,12 @@ def full_box(name, content, version=0):
     return box(name, bytes([version, 0, 0, 0]) + content)
 
 
-def grid_file(tiles, rows, columns, size, tile_size):
-    """A HEIC file whose picture is a grid, as telephones write it; the colours are told by the bitstreams alone."""
-    items = [(1, b"grid", bytes([0, 0, rows - 1, columns - 1]) + struct.pack(">HH", *size[::-1]))]
+def grid_file(tiles, rows, columns, size, tile_size, derived=b"grid"):
+    """A HEIC file whose picture is a grid, as telephones write it; the colours are told by the bitstreams alone.
+
+    Sizes are height and width; ``derived`` may be ``iden``, which has no data.
+    """
+    items = [(1, derived, bytes([0, 0, rows - 1, columns - 1]) + struct.pack(">HH", *size[::-1]))]
     items += [(number, b"hvc1", tile.tiles[0]) for number, tile in enumerate(tiles, 2)]
     properties = [
         full_box(b"ispe", struct.pack(">II", *size[::-1])),
@@ -46,7 +51,8 @@ def grid_file(tiles, rows, columns, size, tile_size):
 
     def meta(offset):
         places = b""
-        for number, _, data in items:
+        stored = [item for item in items if item[1] != b"iden"]
+        for number, _, data in stored:
             places += struct.pack(">HHHII", number, 0, 1, offset, len(data))
             offset += len(data)
         return full_box(
@@ -59,18 +65,26 @@ def grid_file(tiles, rows, columns, size, tile_size):
                 b"iprp",
                 box(b"ipco", b"".join(properties)) + full_box(b"ipma", struct.pack(">I", len(items)) + owned),
             )
-            + full_box(b"iloc", struct.pack(">BBH", 0x44, 0, len(items)) + places),
+            + full_box(b"iloc", struct.pack(">BBH", 0x44, 0, len(stored)) + places),
         )
 
-    return head + meta(len(head) + len(meta(0)) + 8) + box(b"mdat", b"".join(data for _, _, data in items))
+    return (
+        head
+        + meta(len(head) + len(meta(0)) + 8)
+        + box(b"mdat", b"".join(data for _, kind, data in items if kind != b"iden"))
+    )
 
 
 @pytest.fixture(scope="module")
-def grid(photograph):
-    """2 x 2 tiles of 128 x 128 pixels, of which the picture is 200 x 230."""
-    parts = [np.ascontiguousarray(photograph[y : y + 128, x : x + 128]) for y in (0, 128) for x in (0, 128)]
-    codec = HeicCodec(preset="fast")
-    return grid_file([parse_items(codec.encode(part, 80)) for part in parts], 2, 2, (200, 230), (128, 128))
+def tiles(photograph):
+    """2 rows of 3 tiles of 64 x 64 pixels."""
+    parts = [np.ascontiguousarray(photograph[y : y + 64, x : x + 64]) for y in (0, 64) for x in (0, 64, 128)]
+    return [parse_items(HeicCodec(preset="fast").encode(part, 80)) for part in parts]
+
+
+@pytest.fixture(scope="module")
+def grid(tiles):
+    return grid_file(tiles, 2, 3, (100, 151), (64, 64))
 
 
 @pytest.mark.parametrize("odd", [0, 1])
@@ -150,7 +164,7 @@ def test_avif_files_of_other_encoders_are_read_by_their_own_matrix_and_range(
 
 def test_a_grid_of_tiles_is_joined(photograph, grid):
     decoded = HeicCodec().decode(grid)
-    original = photograph[:200, :230]
+    original = photograph[:100, :151]
 
     assert decoded.image.shape == original.shape
     assert error(decoded.unrounded(), original) < error(decoded.image, original) - 0.3
@@ -164,17 +178,50 @@ def test_planes_that_are_not_those_of_the_picture_are_not_taken(picture):
         assert unrounded_heif(decoder, file, image) is not None
         assert unrounded_heif(decoder, file, np.roll(image, 1, axis=0)) is None
         assert unrounded_heif(decoder, file, np.pad(image, ((0, 1), (0, 0), (0, 0)))) is None
+        assert unrounded_heif(decoder, replace(file, matrix=1), image) is None
+        assert unrounded_heif(decoder, replace(file, full_range=False), image) is None
+        assert unrounded_heif(decoder, replace(file, matrix=0), image) is None
         assert unrounded_heif("hevc" if decoder == "libdav1d" else "libdav1d", file, image) is None
         assert codec_class().decode(codec_class().encode(picture[..., 0], 80)).unrounded() is None
 
 
-def test_a_grid_that_is_not_whole_has_no_unrounded_form(grid):
-    whole = parse_items(grid)
-    assert (len(whole.tiles), whole.columns) == (4, 2)
-    one_row_more = grid.replace(bytes([0, 0, 1, 1]) + struct.pack(">HH", 230, 200), b"\0\0\2\1\0\xe6\0\xc8")
-    assert parse_items(one_row_more).columns == 0
-    shared = grid.replace(struct.pack(">6H", 1, 4, 2, 3, 4, 5), struct.pack(">6H", 1, 4, 2, 2, 2, 2))
-    assert len(parse_items(shared).tiles) in (1, 4)
-    image = HeicCodec().decode(grid).image
-    assert unrounded_heif("hevc", parse_items(shared), image) is None
-    assert unrounded_heif("hevc", parse_items(one_row_more), image) is None
+def test_a_coded_picture_that_is_larger_than_the_file_says_is_not_decoded(picture):
+    for decoder, codec_class in CODECS.items():
+        bitstream = codec_class().encode(picture, 80)
+        image, file = codec_class().decode(bitstream).image, parse_items(bitstream)
+
+        assert unrounded_heif(decoder, file, image) is not None
+        assert unrounded_heif(decoder, replace(file, tile_size=(8, 8)), image) is None
+
+
+def test_an_unknown_decoder_gives_no_frames():
+    assert decode_frames("no such decoder", [b""], max_pixels=64) is None
+
+
+def test_a_grid_that_is_not_whole_has_no_unrounded_form(tiles):
+    whole = parse_items(grid_file(tiles, 2, 3, (100, 151), (64, 64)))
+    assert (len(whole.tiles), whole.columns, whole.tile_size) == (6, 3, (64, 64))
+
+    too_few = grid_file(tiles[:5], 2, 3, (100, 151), (64, 64))
+    more_than_shown = grid_file(tiles, 2, 3, (64, 151), (64, 64))
+    not_covered = grid_file(tiles, 2, 3, (129, 151), (64, 64))
+    for file in (too_few, more_than_shown, not_covered):
+        assert (len(parse_items(file).tiles), parse_items(file).columns) == (1, 0)
+    assert HeicCodec().decode(more_than_shown).unrounded() is None
+
+
+def test_tiles_that_are_one_and_the_same_item_many_times_are_not_multiplied(tiles):
+    row = grid_file([tiles[0]] + [replace(tiles[0], tiles=(b"",))] * 99, 1, 100, (64, 6400), (64, 64))
+    shared = row.replace(struct.pack(">100H", *range(2, 102)), struct.pack(">100H", *[2] * 100))
+
+    assert parse_items(row).columns == 100
+    assert parse_items(shared).columns == 0
+
+
+def test_a_picture_derived_in_another_way_is_shown_without_an_unrounded_form(tiles):
+    file = grid_file(tiles[:1], 1, 1, (64, 64), (64, 64), derived=b"iden")
+
+    decoded = HeicCodec().decode(file)
+
+    assert decoded.image.shape == (64, 64, 3)
+    assert decoded.unrounded() is None

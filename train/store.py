@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from codec_wrappers import Decoded  # stores are read and unpacked without any codec
+    from codec_wrappers import Decoded  # stores, and shards of pictures, are read without any codec
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -81,8 +81,8 @@ class Pair:
 
 
 def pixels_of(decoded: Decoded) -> Pixels:
-    """A decoded picture as ``enhance`` restores it, before it was rounded to what is shown, in 8 bits."""
-    finer = decoded.unrounded()
+    """A decoded 8-bit picture: of HEIC and AVIF that which is restored, whose chroma is not that of the shown one."""
+    finer = decoded.unrounded() if decoded.info.codec in ("heic", "avif") else None
     return decoded.image if finer is None else np.rint(finer / np.float32(257)).astype(np.uint8)
 
 

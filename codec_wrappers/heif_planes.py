@@ -76,7 +76,7 @@ def _is_shown(shown: Image, image: Image, *, all_of_it: bool) -> bool:
 def _moved(shown: Image, image: Image) -> npt.NDArray[np.float32]:
     """How far libavif's picture lies from that of the planes, mean of each channel, in steps of 65535.
 
-    Its encoder takes half a step from chroma, and its decoder gives a part of that back. Kept, it is worth 0.01 dB on Kodak.
+    Its encoder takes half a step from chroma, and its decoder gives a part of that back: worth 0.01 dB on Kodak.
     """
     scale = 65535 / np.iinfo(image.dtype).max
     return np.asarray(image[..., :3].mean(axis=(0, 1)) * scale - shown.mean(axis=(0, 1)), np.float32)

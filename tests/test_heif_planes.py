@@ -110,6 +110,7 @@ def test_the_unrounded_picture_of_an_avif_file_is_that_which_is_shown(photograph
 
     assert (unrounded.shape, unrounded.dtype) == (original.shape, np.uint16)
     assert 0.05 < error(unrounded, decoded.image) < most
+    np.testing.assert_allclose(unrounded.mean((0, 1)) / 257, decoded.image.mean((0, 1)), atol=0.03)
 
 
 def test_deep_pictures_have_their_chroma_interpolated_too(photograph):

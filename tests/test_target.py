@@ -39,15 +39,15 @@ def test_target_keeps_to_the_budget_and_free_allocation_is_better(tmp_path, pict
 def test_target_can_allocate_for_the_enhanced_quality(tmp_path, pictures):
     checkpoint = write_random_checkpoint(tmp_path / "small.safetensors")
     # Little of a random network's damage: quality must still rise with the rate, as it does with a trained one.
-    enhancement = Enhancement(str(checkpoint), backend="torch", device="cpu", strength=0.005)
+    enhancement = Enhancement(str(checkpoint), backend="torch", device="cpu", strength=0.02)
     originals = load_originals(pictures, 2)
     options = {"enhancements": [enhancement], "cache": EncodeCache(tmp_path / "cache")}
 
     plain = run_target(originals, [parse_codec("jpeg")], 0.8, allocations=["psnr"], **options)
     [chosen] = run_target(originals, [parse_codec("jpeg")], 0.8, allocations=["enhanced"], **options)
 
-    assert [row.label for row in plain] == ["jpeg", "jpeg + small (strength 0.005)"]
-    assert chosen.label == "jpeg + small (strength 0.005)"
+    assert [row.label for row in plain] == ["jpeg", "jpeg + small (strength 0.02)"]
+    assert chosen.label == "jpeg + small (strength 0.02)"
     assert chosen.total_bytes <= chosen.budget_bytes
     assert plain[1].means["psnr"] != plain[0].means["psnr"]
     assert chosen.means["psnr"] >= plain[1].means["psnr"] - 1e-9

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from codec_wrappers.base import Image
-from codec_wrappers.color import BT601, Plane, YCbCrFormat, yuv_to_rgb
+from codec_wrappers.color import BT601, STRIP_ROWS, Plane, YCbCrFormat, yuv_to_rgb
 
 Planes: TypeAlias = tuple[Plane, Plane, Plane]
 """Y, Cb and Cr, each ``(H, W)``, uint8 or uint16."""
@@ -114,8 +114,8 @@ def _planes(frame: Any) -> Planes | None:
 def is_near(colours: Image, image: Image, farthest: float, mean_square: float) -> bool:
     """Whether channels of an uint16 picture are those of ``image`` but for rounding; the bounds are of 255."""
     scale, total = np.float32(255 / np.iinfo(image.dtype).max), 0.0
-    for top in range(0, len(image), 64):
-        rows = slice(top, top + 64)
+    for top in range(0, len(image), STRIP_ROWS):
+        rows = slice(top, top + STRIP_ROWS)
         difference = colours[rows] / np.float32(257) - image[rows, :, : colours.shape[2]] * scale
         total += float(np.square(difference).sum())
         if np.abs(difference).max() > farthest:

@@ -56,20 +56,20 @@ def unrounded_heif(decoder: Literal["hevc", "libdav1d"], file: ItemFile, image: 
     shown = yuv_to_rgb(_repeated(planes) if decoder == "hevc" else planes, form, kernel="linear", output_depth=16)
     if not _is_shown(shown, image, all_of_it=decoder == "hevc"):
         return None
-    moved = _moved(shown, image) if decoder == "libdav1d" and form.full_range else np.zeros(3, np.float32)
+    moved = _moved(shown, image) if decoder == "libdav1d" and form.full_range else None
     del shown  # as large as what comes next
     colours = yuv_to_rgb(planes, form, output_depth=16)
-    for top in range(0, len(colours) if moved.any() else 0, STRIP_ROWS):
-        strip = colours[top : top + STRIP_ROWS]
-        strip[:] = np.clip(np.rint(strip + moved), 0, 65535)
+    if moved is not None:
+        for top in range(0, len(colours), STRIP_ROWS):
+            strip = colours[top : top + STRIP_ROWS]
+            strip[:] = np.clip(np.rint(strip + moved), 0, 65535)
     return with_alpha(colours, image)
 
 
 def _is_shown(shown: Image, image: Image, *, all_of_it: bool) -> bool:
     """Whether ``image`` is ``shown`` but for rounding; ``all_of_it`` for libheif's, less for libavif's."""
     # libavif does not interpolate the last odd column, and of limited-range BT.709 its blue is off by up to 12.
-    compared = slice(None), slice(image.shape[1] & -2 or 1), slice(2)
-    part = (slice(None), slice(None), slice(3)) if all_of_it else compared
+    part = ... if all_of_it else (slice(None), slice(image.shape[1] & -2 or 1), slice(2))
     return is_near(shown[part], image[part], _FARTHEST, _MEAN_SQUARE)
 
 

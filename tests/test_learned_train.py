@@ -24,7 +24,8 @@ from codec_wrappers.learned.models import ModelConfig, Modulation, build
 from codec_wrappers.learned.storage import parse_model
 from train import learned_start
 from train.__main__ import parser
-from train.learned import LearnedConfig, LearnedTrainer, has_compiler, rate_and_distortion, run, schedule
+from train.compiler import has_compiler
+from train.learned import LearnedConfig, LearnedTrainer, rate_and_distortion, run, schedule
 from train.learned_data import Pictures
 from train.learned_start import copy_weights
 from train.loop import Pace

@@ -19,6 +19,7 @@ from training import CONFIG, CPU, ROOT, make_store
 from enhancer.checkpoint import load_checkpoint
 from enhancer.condition import CODECS, condition_vector
 from enhancer.network import RestorationNetwork
+from train.compiler import has_compiler
 from train.config import DataSettings, OptimizerSettings, Phase, TrainConfig, build
 from train.export import export
 from train.grow import copy_weights
@@ -99,6 +100,29 @@ def test_a_run_that_was_stopped_ends_bit_identical_to_one_that_was_not(store, tm
             assert torch.equal(tensor, parts["trainer"][part][name]), name
     for name, tensor in load_checkpoint(tmp_path / "whole/last.safetensors").network.state_dict().items():
         assert torch.equal(tensor, load_checkpoint(tmp_path / "parts/last.safetensors").network.state_dict()[name])
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of torch's own compiler
+def test_compiled_steps_are_the_same_but_for_rounding(store):
+    compiled, plain = (
+        Trainer(replace(CONFIG, amp=False), PairStore(store), Processes(0, 1, CPU), compiled=compiled)
+        for compiled in (True, False)
+    )
+    before = plain.network.head.weight.detach().clone()
+
+    losses = [(compiled.advance(), plain.advance()) for _ in range(3)]
+
+    assert [found for found, _ in losses] == pytest.approx([expected for _, expected in losses], rel=1e-3)
+    moved = (plain.network.head.weight - before).norm()
+    assert (compiled.network.head.weight - plain.network.head.weight).norm() < 0.05 * moved
+
+
+def test_compiling_needs_a_compiler(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="--compile needs a C"):
+        run(CONFIG, store, tmp_path / "run", device="cpu", minutes=None, compiled=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_resumed_run_says_that_its_store_has_grown(tmp_path, capsys):

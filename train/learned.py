@@ -7,8 +7,6 @@ factorised prior have their own loss and optimiser.
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +29,7 @@ from codec_wrappers.learned.models import (
 )
 from codec_wrappers.learned.storage import dump_model, parse_model
 from enhancer.files import write_atomically
+from train.compiler import need_compiler
 from train.config import to_json
 from train.export import checkout_commit
 from train.graph import (
@@ -346,11 +345,6 @@ def _parameters(model: Hyperprior, config: LearnedConfig) -> tuple[list[dict[str
     return groups, [prior.quantiles]
 
 
-def has_compiler() -> bool:
-    """Whether there is the C++ compiler that torch.compile calls."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
-
-
 def default_lambdas(model: Kind) -> tuple[float, ...]:
     """The lambdas of a kind of model if none are named: from CompressAI's ladder."""
     ladder = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
@@ -388,8 +382,8 @@ def run(
         ValueError: If data or settings do not fit, or ``output`` holds another run.
         NotFiniteError: If training diverges; the state saved last is good.
     """
-    if compiled and not has_compiler():
-        raise ValueError("--compile needs a C++ compiler (g++, or what CXX names)")
+    if compiled:
+        need_compiler()
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     kind = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     set_up_cuda(kind)

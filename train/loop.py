@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from enhancer.errors import EnhancerError
 from enhancer.network import NetworkConfig, RestorationNetwork, keep_ends_in_float32
+from train.compiler import need_compiler
 from train.config import LossName, Phase, TrainConfig, build, fit_cost, with_steps
 from train.data import Batch, CropSampler, Draws
 from train.graph import (
@@ -100,7 +101,8 @@ class Processes:
 class Trainer:
     """Network, averaged weights, optimiser and data of one run.
 
-    On a GPU, blocks are compiled and steps replayed as CUDA graphs, unless ``eager``. ``build`` makes the network.
+    On a GPU, blocks are compiled and steps replayed as CUDA graphs, unless ``eager``; ``compiled`` compiles them on a
+    processor, too. ``build`` makes the network.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Trainer:
         processes: Processes,
         *,
         eager: bool = False,
+        compiled: bool = False,
         build: Callable[[NetworkConfig], RestorationNetwork] = RestorationNetwork,
     ) -> None:
         if not validation_pairs(store, config):
@@ -145,7 +148,7 @@ class Trainer:
         on_device = self.sampler.device.type == "cuda"  # else crops are copied there in each step
         self._graphed = on_device and processes.count == 1 and not eager
         self._next: tuple[int, Draws] | None = None
-        if self._graphed:
+        if self._graphed or compiled:
             for block in [*self.network.blocks, *(self.teacher.network.blocks if self.teacher else ())]:
                 block.compile(dynamic=False)
 
@@ -262,18 +265,22 @@ def run(
     minutes: float | None,
     fit: bool = False,
     eager: bool = False,
+    compiled: bool = False,
 ) -> Validation | None:
     """Trains until all steps are done or ``minutes`` have passed; resumes what ``output`` holds.
 
     ``output`` gets ``state.pt`` (to resume), ``best.safetensors`` and ``last.safetensors`` (averaged
     weights), ``log.jsonl`` and TensorBoard files. Returns the last validation. With ``fit``, all phases are
-    scaled, after a few steps, so that they end with the ``minutes``.
+    scaled, after a few steps, so that they end with the ``minutes``. ``compiled`` steps on a processor are faster after
+    a slow first one, and round otherwise.
 
     Raises:
-        ValueError: If the store or the settings do not fit, CUDA is asked for and missing, or ``output`` holds
-            another run.
+        ValueError: If the store or the settings do not fit, CUDA or a compiler is asked for and missing, or ``output``
+            holds another run.
         NotFiniteError: If training diverges; the state saved last is good.
     """
+    if compiled:
+        need_compiler()
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     processes = Processes.start(device)
     set_up_cuda(processes.device)
@@ -281,7 +288,8 @@ def run(
         if fit and processes.count > 1:
             raise ValueError("a run of several processes cannot be fitted to its time; give its --steps")
         pace = Pace(deadline) if fit and deadline is not None else None
-        return _resume(Trainer(config, PairStore(store_folder), processes, eager=eager), output, deadline, pace)
+        trainer = Trainer(config, PairStore(store_folder), processes, eager=eager, compiled=compiled)
+        return _resume(trainer, output, deadline, pace)
     finally:
         processes.stop()
 

@@ -26,6 +26,8 @@ _FORMATS = (
 # its conversion, 4.0 and a mean square of 0.7 on photographs.
 _FARTHEST, _MEAN_SQUARE = 8.0, 1.5
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+CODED_MORE = 64
+"""Rows and columns that a coded picture may have beyond the shown ones."""
 
 
 def unrounded_picture(decoder: Literal["mjpeg", "webp"], bitstream: bytes, image: Image) -> Image | None:
@@ -42,7 +44,9 @@ def unrounded_picture(decoder: Literal["mjpeg", "webp"], bitstream: bytes, image
     """
     if image.ndim == 2:
         return None  # gray: whole numbers
-    frames = decode_frames(decoder, [bitstream], max_pixels=(image.shape[0] + 64) * (image.shape[1] + 64))
+    frames = decode_frames(
+        decoder, [bitstream], max_pixels=(image.shape[0] + CODED_MORE) * (image.shape[1] + CODED_MORE)
+    )
     if frames is None or frames[0].planes[0].shape != image.shape[:2]:
         return None
     form = YCbCrFormat(*BT601, full_range=decoder == "mjpeg", bit_depth=8)
@@ -103,12 +107,15 @@ def _planes(frame: Any) -> Planes | None:
         return None
     if any(plane.line_size < plane.width for plane in frame.planes):  # some old cameras' pictures lie upside down
         return None
-    dtype = np.dtype("<u2" if frame.format.components[0].bits > 8 else "u1")
-    y, cb, cr = (
-        np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype.itemsize)[: plane.height, : plane.width].copy()
-        for plane in frame.planes[:3]
-    )
+    y, cb, cr = (samples_of(plane, frame.format.components[0].bits) for plane in frame.planes[:3])
     return y, cb, cr
+
+
+def samples_of(plane: Any, bit_depth: int) -> Plane:
+    """A copy of the samples of one of PyAV's planes, ``(H, W)``; uint8 for 8 bits per sample, otherwise uint16."""
+    dtype = np.dtype("u1" if bit_depth == 8 else "<u2")
+    lines = np.frombuffer(plane, dtype).reshape(plane.height, -1)  # longer than the picture is wide
+    return lines[:, : plane.width].astype(dtype.newbyteorder("="))
 
 
 def is_near(colours: Image, image: Image, farthest: float, mean_square: float) -> bool:

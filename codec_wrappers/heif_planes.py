@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from codec_wrappers.base import Image
 from codec_wrappers.color import BT601, BT709, BT2020, STRIP_ROWS, YCbCrFormat, yuv_to_rgb
-from codec_wrappers.ffmpeg_planes import Frame, Planes, decode_frames, is_near, with_alpha
+from codec_wrappers.ffmpeg_planes import CODED_MORE, Frame, Planes, decode_frames, is_near, with_alpha
 from codec_wrappers.isobmff import ItemFile
 
 # By MatrixCoefficients of Rec. ITU-T H.273; both libraries take an unspecified one (2) for that of BT.601.
@@ -20,7 +20,6 @@ _WEIGHTS = {1: BT709, 2: BT601, 5: BT601, 6: BT601, 9: BT2020}
 # How far the shown picture may be from that of the planes, of 255: both libraries calculate with integers, libavif with
 # few digits (1.9 and a mean square of 0.2 on photographs).
 _FARTHEST, _MEAN_SQUARE = 4.0, 0.5
-_CODED_MORE = 64  # rows and columns that a coded picture may have beyond the shown ones
 
 
 def unrounded_heif(decoder: Literal["hevc", "libdav1d"], file: ItemFile, image: Image) -> Image | None:
@@ -46,7 +45,7 @@ def unrounded_heif(decoder: Literal["hevc", "libdav1d"], file: ItemFile, image: 
     frames = decode_frames(
         decoder,
         file.tiles,
-        max_pixels=(width + _CODED_MORE) * (height + _CODED_MORE),
+        max_pixels=(width + CODED_MORE) * (height + CODED_MORE),
         configuration=file.configuration if decoder == "hevc" else b"",
     )
     form = _form(file, frames[0]) if frames else None

@@ -10,6 +10,7 @@ import numpy as np
 from codec_wrappers.base import Chroma, Image
 from codec_wrappers.color import BT601, BT709, BT2020, Plane, Siting, YCbCrFormat, luma_to_gray, yuv_to_rgb
 from codec_wrappers.errors import BitstreamError
+from codec_wrappers.ffmpeg_planes import samples_of
 from codec_wrappers.vvc_sps import Vui
 from codec_wrappers.vvc_syntax import StreamHeaders
 
@@ -71,11 +72,7 @@ def decode_planes(bitstream: bytes) -> DecodedPlanes:
     if frame.is_corrupt:
         raise BitstreamError("the stream is damaged: the decoder reports a corrupt picture")
     depth = frame.format.components[0].bits
-    dtype = "u1" if depth == 8 else "<u2"
-    planes = tuple(
-        np.frombuffer(p, dtype).reshape(p.height, -1)[:, : p.width].astype(np.uint8 if depth == 8 else np.uint16)
-        for p in frame.planes
-    )
+    planes = tuple(samples_of(plane, depth) for plane in frame.planes)
     vui = Vui(matrix=int(frame.colorspace), full_range=int(frame.color_range) == 2)
     return DecodedPlanes(planes, _chroma_of(frame.format), depth, vui)
 

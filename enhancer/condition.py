@@ -27,6 +27,8 @@ _FADES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "bpg": ((2, 12), (10, 18)),
     "vvc": ((9, 19), (9, 19)),
     "jpeg": ((100, 96), (99, 95)),
+    "heic": ((101, 100), (90, 76)),  # with subsampled chroma none loses up to the best
+    "avif": ((101, 100), (100, 92)),
 }
 """Per codec, for chroma that is subsampled and for all other: the qp up to which a correction is not to be trusted at
 all, and that from which on it is in full. Where validation pictures begin to lose, and where none does any more

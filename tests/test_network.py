@@ -165,6 +165,7 @@ def test_condition_vector_by_hand():
         *[("bpg", 8, None, 0.0), ("vvc", -2, "420", 0.0), ("vvc", 14, "422", 0.5), ("vvc", 34, "420", 1.0)],
         *[("jpeg", 100, "420", 0.0), ("jpeg", 98, "420", 0.5), ("jpeg", 98, "444", 0.25), ("jpeg", 10, "444", 1.0)],
         *[("webp", 100, "420", 1.0), ("bpg", None, "420", 1.0), (None, 1, None, 1.0)],
+        *[("heic", 100, "420", 1.0), ("heic", 83, "444", 0.5), ("avif", 100, "420", 1.0), ("avif", 100, "444", 0.0)],
     ],
 )
 def test_corrections_fade_towards_the_best_qualities(codec, qp, chroma, share):

@@ -149,7 +149,7 @@ def test_a_codec_that_no_network_has_seen_is_estimated_unless_its_qp_is_said(tmp
     image_io.write_picture(tmp_path / "a.png", image_io.Picture(decoded))
 
     said = enhance(tmp_path / "a.jp2", "-o", tmp_path / "said.png", "--qp", 330)
-    named = enhance(tmp_path / "a.png", "-o", tmp_path / "named.png", "--codec", "heic")
+    named = enhance(tmp_path / "a.png", "-o", tmp_path / "named.png", "--codec", "jpeg2000")
 
     assert (said["codec"], said["qp"]) == ("jpeg2000", 330)
     assert "estimated" not in said

@@ -172,7 +172,8 @@ def test_training_learns_to_remove_noise(store, tmp_path):
 def test_a_teacher_gives_its_share_of_the_target(store, tmp_path):
     checkpoint = str(write_random_checkpoint(tmp_path / "teacher.safetensors", codecs=CODECS))
     phases = (Phase(steps=1, batch=4, crop=32, loss="mse"),)
-    config = replace(CONFIG, phases=phases, teacher=checkpoint, optimizer=OptimizerSettings(precondition=False))
+    settings = OptimizerSettings(precondition=False)
+    config = replace(CONFIG, phases=phases, teacher=checkpoint, optimizer=settings, amp=False)  # float32, as here
 
     def first_loss(share: float) -> float:
         return Trainer(replace(config, teacher_weight=share), PairStore(store), Processes(0, 1, CPU)).advance()

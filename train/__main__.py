@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from math import inf
 from pathlib import Path
+from typing import Any
 
 from enhancer.cli.common import at_least_1, run_command
 
@@ -142,6 +143,11 @@ def _check_run_options(args: argparse.Namespace) -> None:
     _set_threads(args)
 
 
+def _run_options(args: argparse.Namespace) -> dict[str, Any]:
+    """How to train, of the command's options: what both loops take."""
+    return {name: getattr(args, name) for name in ("device", "minutes", "fit", "eager")} | {"compiled": args.compile}
+
+
 def _set_threads(args: argparse.Namespace) -> None:
     if args.threads:
         import torch
@@ -158,8 +164,7 @@ def _run(args: argparse.Namespace) -> None:
     config = load_config(path if path.suffix == ".toml" else PRESETS / f"{args.preset}.toml", args.set)
     if args.steps:
         config = with_steps(config, args.steps)
-    options = {name: getattr(args, name) for name in ("device", "minutes", "fit", "eager")} | {"compiled": args.compile}
-    result = run(config, args.data, args.output, **options)
+    result = run(config, args.data, args.output, **_run_options(args))
     if result is not None:
         print(f"{args.output}: validation gain {result.gain:+.3f} dB over {result.pairs} pairs")
 
@@ -311,8 +316,7 @@ def _learned(args: argparse.Namespace) -> None:
     lambdas = tuple(float(part) for part in args.lambdas.split(",")) if args.lambdas else default_lambdas(args.model)
     start = str(args.start) if args.start else ""
     config = LearnedConfig(**{name: getattr(args, name) for name in names}, lambdas=lambdas, start=start)
-    options = {name: getattr(args, name) for name in ("device", "minutes", "fit", "eager")} | {"compiled": args.compile}
-    print(run(config, args.data, args.output, **options))
+    print(run(config, args.data, args.output, **_run_options(args)))
 
 
 def _add_refine(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from codec_wrappers.base import Chroma
 from codec_wrappers.bits import join_nals, split_nals
 from codec_wrappers.errors import BitstreamError, CodecError, CodecUnavailableError
+from codec_wrappers.ffmpeg_planes import samples_of
 from codec_wrappers.hevc_heif import decode_heif, wrap_heif
 from codec_wrappers.hevc_syntax import PPS, SPS, HevcPicture, Sps, is_slice, nal_type, parse_sps, write_sps, write_vps
 
@@ -225,8 +226,7 @@ def _decode_ffmpeg(nals: Sequence[bytes], sps: Sps) -> list[Plane]:
     expected = _pixel_format(CHROMA_FORMATS[sps.chroma_format], sps.luma_depth)
     if frame.format.name != expected or (frame.height, frame.width) != (sps.height, sps.width):
         raise BitstreamError("the HEVC data do not match the header of the picture")
-    dtype = np.dtype("u1" if sps.luma_depth == 8 else "<u2")
-    return [np.frombuffer(plane, dtype).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes]
+    return [samples_of(plane, sps.luma_depth) for plane in frame.planes]
 
 
 def _decode_heif(nals: Sequence[bytes], sps: Sps) -> list[Plane]:
